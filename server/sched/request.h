@@ -1,0 +1,81 @@
+/* sched/request.h: one unit of work on its way through the daemon: what to run, where its tensors lie, and what
+ * happened. A door fills it, attn_sched_submit() takes it, `complete` hands it back; one stage owns it at a time. */
+#ifndef ATTND_SCHED_REQUEST_H
+#define ATTND_SCHED_REQUEST_H
+
+#include <stdatomic.h>
+#include <stdint.h>
+
+#include "attn/accuracy.h"
+#include "attn/kernel.h"
+#include "attn/spec.h"
+
+typedef enum attn_op {
+    ATTN_OP_RUN = 1,   /* q, k, v -> o, lse by `variant` */
+    ATTN_OP_FILL = 2,  /* writes q, k, v from `seed` (the only op that writes inputs) */
+    ATTN_OP_TRUTH = 3, /* q, k, v -> truth */
+    ATTN_OP_JUDGE = 4  /* o, lse, truth -> outcome.judgement */
+} attn_op_t;
+
+/* Where a tensor lies. Regions are numbers of the daemon; their names never reach a caller. */
+enum { ATTN_REGION_NONE = 0, ATTN_REGION_INPUT = 1, ATTN_REGION_OUTPUT = 2, ATTN_REGION_CLIENT_FIRST = 16 };
+typedef struct attn_place {
+    uint32_t region;
+    uint32_t reserved;
+    uint64_t offset, bytes;
+} attn_place_t;
+
+typedef struct attn_timing {
+    uint64_t queue_us, copy_in_us, copy_out_us, total_us;
+    double kernel_us;     /* median over `repeat` rounds; CUDA events, or the monotonic clock on the CPU */
+    double kernel_min_us;
+} attn_timing_t;
+
+typedef struct attn_outcome {
+    attn_error_t error; /* error.status is the outcome's status; its sentence is for the caller */
+    attn_missing_t missing;              /* with FAILED_PRECONDITION */
+    const attn_variant_info_t *variant;  /* what ran */
+    char reason[192];                    /* why it was chosen */
+    char device[48];                     /* UUID, or "CPU" */
+    uint32_t batch_size;                 /* requests merged into the launch */
+    uint32_t attempts;                   /* 1 unless it was replayed */
+    attn_timing_t timing;
+    attn_judgement_t judgement; /* ATTN_OP_JUDGE */
+} attn_outcome_t;
+
+typedef struct attn_request attn_request_t;
+typedef void (*attn_request_complete_fn)(attn_request_t *request, void *arg);
+
+struct attn_request {
+    /* Set by the door before submit, then read-only. */
+    attn_op_t op;
+    char id[64]; /* request id: the caller's, or made by the door */
+    attn_spec_t spec;
+    int32_t *cu_seqlens_q, *cu_seqlens_k; /* owned by the door; daemon memory no client can write; NULL unless thd */
+    const attn_variant_info_t *variant;   /* NULL = auto */
+    attn_place_t q, k, v, o, lse, truth;  /* offsets are multiples of the page size */
+    uint64_t seed;
+    uint32_t warmup, repeat; /* rounds before and with timing; 0, 1 for a plain request */
+    bool force_lab;          /* run in the lab class whatever the variant says */
+    int32_t priority;        /* -100..100; higher first */
+    int64_t deadline_ns;     /* CLOCK_MONOTONIC; 0 = none */
+    uint64_t peer;           /* hash of the peer's address: fairness */
+    attn_request_complete_fn complete; /* once, on the scheduler's thread; must not block */
+    void *complete_arg;
+
+    /* Set by anyone, seen by every stage when it takes the request. */
+    atomic_bool cancelled;
+
+    /* Written by the scheduler, read in and after `complete`. */
+    attn_outcome_t outcome;
+
+    /* The scheduler's own. */
+    struct attn_request_sched {
+        attn_request_t *next, *prev;
+        int64_t submitted_ns, started_ns;
+        uint32_t attempts, faults;
+        uint64_t serial;
+    } sched;
+};
+
+#endif
