@@ -71,9 +71,9 @@ static attn_status_t fault_spin(const attn_group_t *group, const attn_exec_t *ex
     (void)group;
     (void)exec;
     (void)err;
-    volatile uint64_t turns = 0;
-    for (;;)
-        turns++;
+    for (volatile uint64_t odd = 1; odd != 0;)
+        odd += 2;
+    return ATTN_OK;
 }
 
 static attn_status_t fault_abort(const attn_group_t *group, const attn_exec_t *exec, attn_error_t *err)
@@ -121,8 +121,8 @@ static attn_status_t fault_oob(const attn_group_t *group, const attn_exec_t *exe
     if (group->count == 0)
         return attn_error_set(err, ATTN_ERR_INTERNAL, "test_oob needs a problem");
     const attn_problem_t *problem = &group->problems[0];
-    uint64_t bytes =
-        (uint64_t)problem->batch * (uint64_t)problem->s_q * problem->h_q * problem->d * attn_dtype_size(group->config.dtype);
+    uint64_t bytes = (uint64_t)problem->batch * (uint64_t)problem->s_q * problem->h_q * problem->d *
+                     attn_dtype_size(group->config.dtype);
     volatile char *o = problem->o.data;
     /* From the end of O to a page beyond the last one that O touches. */
     for (uint64_t i = bytes; i < bytes + 8192; i++)
@@ -166,13 +166,13 @@ static attn_status_t fault_garbage(const attn_group_t *group, const attn_exec_t 
 }
 
 static const attn_variant_t variants[] = {
-    {&attn_fault_infos[0], NULL, fault_null},       {&attn_fault_infos[1], NULL, fault_sleep},
-    {&attn_fault_infos[2], NULL, fault_error},      {&attn_fault_infos[3], NULL, fault_spin},
-    {&attn_fault_infos[4], NULL, fault_spin},       {&attn_fault_infos[5], NULL, fault_abort},
-    {&attn_fault_infos[6], NULL, fault_abort},      {&attn_fault_infos[7], NULL, fault_abort_once},
-    {&attn_fault_infos[8], NULL, fault_exit},       {&attn_fault_infos[9], NULL, fault_kill},
-    {&attn_fault_infos[10], NULL, fault_oob},       {&attn_fault_infos[11], NULL, fault_write_input},
-    {&attn_fault_infos[12], NULL, fault_garbage},   {&attn_fault_infos[13], NULL, fault_garbage},
+    {&attn_fault_infos[0], NULL, fault_null},     {&attn_fault_infos[1], NULL, fault_sleep},
+    {&attn_fault_infos[2], NULL, fault_error},    {&attn_fault_infos[3], NULL, fault_spin},
+    {&attn_fault_infos[4], NULL, fault_spin},     {&attn_fault_infos[5], NULL, fault_abort},
+    {&attn_fault_infos[6], NULL, fault_abort},    {&attn_fault_infos[7], NULL, fault_abort_once},
+    {&attn_fault_infos[8], NULL, fault_exit},     {&attn_fault_infos[9], NULL, fault_kill},
+    {&attn_fault_infos[10], NULL, fault_oob},     {&attn_fault_infos[11], NULL, fault_write_input},
+    {&attn_fault_infos[12], NULL, fault_garbage}, {&attn_fault_infos[13], NULL, fault_garbage},
 };
 _Static_assert(sizeof variants / sizeof variants[0] == ATTN_FAULT_COUNT, "a row without an implementation");
 

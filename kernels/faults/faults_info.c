@@ -1,4 +1,5 @@
-/* faults/faults_info.c: the rows of faults_info.h. Pure data, linked into the front too; what they do is in faults.c. */
+/* faults/faults_info.c: the rows of faults_info.h. Pure data, linked into the front too; what they do is in faults.c.
+ */
 #include "faults/faults_info.h"
 
 /* One microsecond: the watchdog's floor alone decides how long a fault may hold a device. */
@@ -11,9 +12,8 @@ static double fault_cost_us(const attn_need_t *need, const attn_device_t *device
 
 #define FAULT_ROW(row_name, row_class, row_summary)                                                                    \
     {                                                                                                                  \
-        .name = (row_name), .summary = (row_summary),                                                                  \
-        .devices = (1u << ATTN_DEVICE_CPU) | (1u << ATTN_DEVICE_CUDA), .run_class = (row_class), .test_only = true,    \
-        .auto_select = false, .arch_min = 0, .arch_max = 9999,                                                         \
+        .name = (row_name), .summary = (row_summary), .devices = (1u << ATTN_DEVICE_CPU) | (1u << ATTN_DEVICE_CUDA),   \
+        .run_class = (row_class), .test_only = true, .auto_select = false, .arch_min = 0, .arch_max = 9999,            \
         .dtypes = (1u << ATTN_DTYPE_F16) | (1u << ATTN_DTYPE_BF16) | (1u << ATTN_DTYPE_F32), .d_min = 1,               \
         .d_max = ATTN_HEAD_DIM_MAX, .d_multiple = 1, .features = ATTN_FEATURES_ALL, .alignment = 1,                    \
         .stride_alignment = 1, .cost_us = fault_cost_us                                                                \
