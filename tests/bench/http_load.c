@@ -1,0 +1,358 @@
+/* tests/bench/http_load.c: an HTTP/1.1 load client that is never the slow side of a comparison.
+ *
+ * N keep-alive connections on one epoll thread, each with one request in flight, all sending the same body. One
+ * request is one sendmsg of head and body and as few reads as the kernel gives; latency runs from the first byte sent
+ * to the last byte received. Prints one JSON object. Owns everything it opens; the only thread. */
+#include <arpa/inet.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <getopt.h>
+#include <netdb.h>
+#include <netinet/tcp.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/uio.h>
+#include <time.h>
+#include <unistd.h>
+
+#define HEAD_MAX 8192
+#define SINK_BYTES (1u << 20)
+
+typedef struct conn {
+    int fd;
+    bool sending, in_body, want_out;
+    uint64_t sent;      /* of head and body */
+    uint64_t body_left; /* of the answer */
+    size_t head_used;
+    char head[HEAD_MAX + 1];
+    int status;
+    int64_t started_ns;
+} conn_t;
+
+typedef struct load {
+    struct sockaddr_storage address;
+    socklen_t address_len;
+    char head[HEAD_MAX];
+    size_t head_len;
+    const char *body;
+    uint64_t body_len;
+    int epoll_fd;
+    char *sink;
+    uint32_t *latency_us_x10; /* tenths of a microsecond */
+    uint64_t count, capacity, errors, answered_bytes;
+    bool measuring;
+    int first_bad_status;
+} load_t;
+
+static int64_t now_ns(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
+}
+
+static void die(const char *what)
+{
+    fprintf(stderr, "http_load: %s: %s\n", what, strerror(errno));
+    exit(1);
+}
+
+static void conn_watch(load_t *load, conn_t *conn, bool out)
+{
+    if (conn->want_out == out)
+        return;
+    struct epoll_event event = {.events = out ? EPOLLIN | EPOLLOUT : EPOLLIN, .data.ptr = conn};
+    if (epoll_ctl(load->epoll_fd, EPOLL_CTL_MOD, conn->fd, &event) != 0)
+        die("epoll_ctl");
+    conn->want_out = out;
+}
+
+/* Sends what is left of head and body; false when the connection is of no use any more. */
+static bool conn_send(load_t *load, conn_t *conn)
+{
+    uint64_t total = load->head_len + load->body_len;
+    while (conn->sent < total) {
+        struct iovec parts[2];
+        int n = 0;
+        if (conn->sent < load->head_len) {
+            parts[n++] = (struct iovec){load->head + conn->sent, load->head_len - conn->sent};
+            if (load->body_len != 0)
+                parts[n++] = (struct iovec){(void *)(uintptr_t)load->body, load->body_len};
+        } else {
+            uint64_t at = conn->sent - load->head_len;
+            parts[n++] = (struct iovec){(void *)(uintptr_t)(load->body + at), load->body_len - at};
+        }
+        struct msghdr message = {.msg_iov = parts, .msg_iovlen = (size_t)n};
+        ssize_t sent = sendmsg(conn->fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
+        if (sent < 0) {
+            if (errno == EINTR)
+                continue;
+            if (errno != EAGAIN)
+                return false;
+            conn_watch(load, conn, true);
+            return true;
+        }
+        conn->sent += (uint64_t)sent;
+    }
+    conn->sending = false;
+    conn_watch(load, conn, false);
+    return true;
+}
+
+static bool conn_start(load_t *load, conn_t *conn)
+{
+    conn->sending = true;
+    conn->in_body = false;
+    conn->sent = 0;
+    conn->head_used = 0;
+    conn->started_ns = now_ns();
+    return conn_send(load, conn);
+}
+
+static void conn_open(load_t *load, conn_t *conn)
+{
+    conn->fd = socket(load->address.ss_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    if (conn->fd < 0)
+        die("socket");
+    if (connect(conn->fd, (struct sockaddr *)&load->address, load->address_len) != 0)
+        die("connect");
+    fcntl(conn->fd, F_SETFL, O_NONBLOCK);
+    int one = 1;
+    setsockopt(conn->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+    struct epoll_event event = {.events = EPOLLIN, .data.ptr = conn};
+    if (epoll_ctl(load->epoll_fd, EPOLL_CTL_ADD, conn->fd, &event) != 0)
+        die("epoll_ctl");
+    conn->want_out = false;
+}
+
+static bool head_parse(conn_t *conn)
+{
+    conn->head[conn->head_used] = 0;
+    if (sscanf(conn->head, "HTTP/1.%*d %d", &conn->status) != 1)
+        return false;
+    const char *length = strcasestr(conn->head, "\r\nContent-Length:");
+    if (length == NULL)
+        return false;
+    conn->body_left = strtoull(length + 17, NULL, 10);
+    return true;
+}
+
+static void answer_count(load_t *load, conn_t *conn)
+{
+    if (!load->measuring)
+        return;
+    if (conn->status != 200) {
+        load->errors++;
+        if (load->first_bad_status == 0)
+            load->first_bad_status = conn->status;
+        return;
+    }
+    if (load->count == load->capacity) {
+        load->capacity = load->capacity ? load->capacity * 2 : 65536;
+        load->latency_us_x10 = realloc(load->latency_us_x10, load->capacity * sizeof *load->latency_us_x10);
+        if (load->latency_us_x10 == NULL)
+            die("realloc");
+    }
+    load->latency_us_x10[load->count++] = (uint32_t)((now_ns() - conn->started_ns) / 100);
+}
+
+/* Reads what is there; starts the next request when an answer is complete. False: close it. */
+static bool conn_receive(load_t *load, conn_t *conn)
+{
+    for (;;) {
+        ssize_t got;
+        if (!conn->in_body) {
+            struct iovec parts[2] = {{conn->head + conn->head_used, HEAD_MAX - conn->head_used},
+                                     {load->sink, SINK_BYTES}};
+            /* Head and body usually come together: one call for both, the overflow of the head goes to the sink. */
+            got = readv(conn->fd, parts, 2);
+            if (got > 0) {
+                size_t room = HEAD_MAX - conn->head_used;
+                uint64_t over = (size_t)got > room ? (uint64_t)got - room : 0;
+                conn->head_used += (size_t)got - over;
+                char *end = memmem(conn->head, conn->head_used, "\r\n\r\n", 4);
+                if (end == NULL) {
+                    if (conn->head_used == HEAD_MAX)
+                        return false;
+                    continue;
+                }
+                uint64_t body = (uint64_t)(conn->head + conn->head_used - (end + 4)) + over;
+                if (!head_parse(conn) || body > conn->body_left)
+                    return false;
+                conn->body_left -= body;
+                load->answered_bytes += body;
+                conn->in_body = true;
+            }
+        } else {
+            uint64_t want = conn->body_left < SINK_BYTES ? conn->body_left : SINK_BYTES;
+            got = read(conn->fd, load->sink, want);
+            if (got > 0) {
+                conn->body_left -= (uint64_t)got;
+                load->answered_bytes += (uint64_t)got;
+            }
+        }
+        if (got == 0)
+            return false;
+        if (got < 0) {
+            if (errno == EINTR)
+                continue;
+            return errno == EAGAIN;
+        }
+        if (conn->in_body && conn->body_left == 0) {
+            answer_count(load, conn);
+            /* An answer before the request was sent in full is a refusal: the rest would be read as a new request. */
+            if (conn->sending)
+                return false;
+            return conn_start(load, conn);
+        }
+    }
+}
+
+static void load_run(load_t *load, int64_t until_ns)
+{
+    struct epoll_event events[256];
+    while (now_ns() < until_ns) {
+        int n = epoll_wait(load->epoll_fd, events, 256, 100);
+        for (int i = 0; i < n; i++) {
+            conn_t *conn = events[i].data.ptr;
+            bool ok = true;
+            if (conn->sending && (events[i].events & EPOLLOUT))
+                ok = conn_send(load, conn);
+            if (ok && (events[i].events & (EPOLLIN | EPOLLHUP | EPOLLERR)))
+                ok = conn_receive(load, conn);
+            if (!ok) {
+                if (load->measuring)
+                    load->errors++;
+                close(conn->fd);
+                conn_open(load, conn);
+                if (!conn_start(load, conn))
+                    die("send");
+            }
+        }
+    }
+}
+
+static int latency_compare(const void *a, const void *b)
+{
+    uint32_t x = *(const uint32_t *)a, y = *(const uint32_t *)b;
+    return x < y ? -1 : x > y;
+}
+
+static double percentile(const load_t *load, double p)
+{
+    if (load->count == 0)
+        return 0;
+    uint64_t at = (uint64_t)(p * (double)(load->count - 1) + 0.5);
+    return load->latency_us_x10[at] / 10.0;
+}
+
+static void usage(void)
+{
+    puts("http_load --port N --path PATH --body FILE [--host 127.0.0.1] [--type MEDIA] [--connections 1]\n"
+         "          [--seconds 5] [--warmup 1]\n"
+         "Posts the body over keep-alive connections, one request in flight on each; prints JSON with requests per\n"
+         "second and latency percentiles in microseconds.");
+}
+
+int main(int argc, char **argv)
+{
+    const char *host = "127.0.0.1", *port = NULL, *path = "/", *body = NULL, *type = "application/octet-stream";
+    int connections = 1;
+    double seconds = 5, warmup = 1;
+    static const struct option options[] = {
+        {"host", required_argument, 0, 'h'},    {"port", required_argument, 0, 'p'},
+        {"path", required_argument, 0, 'u'},    {"body", required_argument, 0, 'b'},
+        {"type", required_argument, 0, 't'},    {"connections", required_argument, 0, 'c'},
+        {"seconds", required_argument, 0, 's'}, {"warmup", required_argument, 0, 'w'},
+        {"help", no_argument, 0, '?'},          {0, 0, 0, 0}};
+    for (int c; (c = getopt_long(argc, argv, "", options, NULL)) != -1;) {
+        switch (c) {
+        case 'h':
+            host = optarg;
+            break;
+        case 'p':
+            port = optarg;
+            break;
+        case 'u':
+            path = optarg;
+            break;
+        case 'b':
+            body = optarg;
+            break;
+        case 't':
+            type = optarg;
+            break;
+        case 'c':
+            connections = atoi(optarg);
+            break;
+        case 's':
+            seconds = atof(optarg);
+            break;
+        case 'w':
+            warmup = atof(optarg);
+            break;
+        default:
+            usage();
+            return c == '?' ? 0 : 2;
+        }
+    }
+    if (port == NULL || body == NULL || connections < 1) {
+        usage();
+        return 2;
+    }
+
+    load_t load = {0};
+    struct addrinfo *found = NULL, hints = {.ai_socktype = SOCK_STREAM};
+    if (getaddrinfo(host, port, &hints, &found) != 0)
+        die("getaddrinfo");
+    memcpy(&load.address, found->ai_addr, found->ai_addrlen);
+    load.address_len = found->ai_addrlen;
+    freeaddrinfo(found);
+
+    int fd = open(body, O_RDONLY | O_CLOEXEC);
+    struct stat about;
+    if (fd < 0 || fstat(fd, &about) != 0)
+        die(body);
+    load.body_len = (uint64_t)about.st_size;
+    load.body = mmap(NULL, load.body_len, PROT_READ, MAP_PRIVATE | MAP_POPULATE, fd, 0);
+    if (load.body == MAP_FAILED)
+        die("mmap");
+    load.head_len =
+        (size_t)snprintf(load.head, sizeof load.head,
+                         "POST %s HTTP/1.1\r\nHost: %s:%s\r\nContent-Type: %s\r\nContent-Length: %llu\r\n\r\n", path,
+                         host, port, type, (unsigned long long)load.body_len);
+    load.sink = malloc(SINK_BYTES);
+    load.epoll_fd = epoll_create1(EPOLL_CLOEXEC);
+    conn_t *conns = calloc((size_t)connections, sizeof *conns);
+    if (load.sink == NULL || conns == NULL || load.epoll_fd < 0)
+        die("set-up");
+    for (int i = 0; i < connections; i++) {
+        conn_open(&load, &conns[i]);
+        if (!conn_start(&load, &conns[i]))
+            die("send");
+    }
+
+    load_run(&load, now_ns() + (int64_t)(warmup * 1e9));
+    load.measuring = true;
+    load.answered_bytes = 0;
+    int64_t begin = now_ns();
+    load_run(&load, begin + (int64_t)(seconds * 1e9));
+    double took = (double)(now_ns() - begin) / 1e9;
+
+    qsort(load.latency_us_x10, load.count, sizeof *load.latency_us_x10, latency_compare);
+    printf("{\"connections\": %d, \"requests\": %llu, \"errors\": %llu, \"first_bad_status\": %d, \"seconds\": %.3f, "
+           "\"rps\": %.1f, \"upload_mb_s\": %.1f, \"download_mb_s\": %.1f, \"p50_us\": %.1f, \"p90_us\": %.1f, "
+           "\"p99_us\": %.1f, \"max_us\": %.1f}\n",
+           connections, (unsigned long long)load.count, (unsigned long long)load.errors, load.first_bad_status, took,
+           (double)load.count / took, (double)load.count * (double)load.body_len / took / 1e6,
+           (double)load.answered_bytes / took / 1e6, percentile(&load, 0.5), percentile(&load, 0.9),
+           percentile(&load, 0.99), percentile(&load, 1.0));
+    return load.count == 0;
+}
