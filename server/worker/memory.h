@@ -1,0 +1,32 @@
+/* worker/memory.h: how a worker sees the arenas. Owns the mappings; main thread only.
+ *
+ * serve: the input arena is mapped read-only, the output arena writable, both for good. lab: nothing is mapped until a
+ * job comes, then only its places, each between unmapped pages, so that an access outside them faults. In both classes
+ * an input that a job writes (FILL) gets a writable window of its own for the length of the job. */
+#ifndef ATTND_WORKER_MEMORY_H
+#define ATTND_WORKER_MEMORY_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "attn/kernel.h"
+#include "attn/spec.h"
+#include "worker/wire.h"
+
+typedef struct attn_memory attn_memory_t;
+
+/* `input_fd` and `output_fd` stay the caller's. Their sizes are asked of the kernel. */
+attn_status_t attn_memory_open(attn_variant_class_t run_class, int input_fd, int output_fd, attn_memory_t **ret,
+                               attn_error_t *err);
+void attn_memory_close(attn_memory_t *memory); /* NULL is fine */
+
+/* The arena as mapped for good: ATTN_WIRE_REGION_INPUT (read-only) or _OUTPUT. NULL with 0 bytes in the lab class. */
+void *attn_memory_arena(const attn_memory_t *memory, uint32_t region, uint64_t *ret_bytes);
+
+/* Addresses of a job's places; NULL for a place that the job does not have. Maps what the class asks for. Errors:
+ * INTERNAL (a place outside its arena), NO_MEMORY. */
+attn_status_t attn_memory_enter(attn_memory_t *memory, const attn_wire_job_t *job, attn_addresses_t *ret,
+                                void **ret_truth, attn_error_t *err);
+void attn_memory_leave(attn_memory_t *memory); /* unmaps what enter() mapped */
+
+#endif
