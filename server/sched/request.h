@@ -9,21 +9,7 @@
 #include "attn/accuracy.h"
 #include "attn/kernel.h"
 #include "attn/spec.h"
-
-typedef enum attn_op {
-    ATTN_OP_RUN = 1,   /* q, k, v -> o, lse by `variant` */
-    ATTN_OP_FILL = 2,  /* writes q, k, v from `seed` (the only op that writes inputs) */
-    ATTN_OP_TRUTH = 3, /* q, k, v -> truth */
-    ATTN_OP_JUDGE = 4  /* o, lse, truth -> outcome.judgement */
-} attn_op_t;
-
-/* Where a tensor lies. Regions are numbers of the daemon; their names never reach a caller. */
-enum { ATTN_REGION_NONE = 0, ATTN_REGION_INPUT = 1, ATTN_REGION_OUTPUT = 2, ATTN_REGION_CLIENT_FIRST = 16 };
-typedef struct attn_place {
-    uint32_t region;
-    uint32_t reserved;
-    uint64_t offset, bytes;
-} attn_place_t;
+#include "worker/wire.h" /* attn_op_t, attn_place_t */
 
 typedef struct attn_timing {
     uint64_t queue_us, copy_in_us, copy_out_us, total_us;

@@ -33,7 +33,7 @@ typedef struct attn_engine_about {
 
 /* One job, with addresses of this process. */
 typedef struct attn_engine_job {
-    uint32_t op;                                /* ATTN_WIRE_RUN, … */
+    uint32_t op;                                /* attn_op_t */
     const char *variant;                        /* RUN: a name that find() knows */
     attn_spec_t spec;                           /* measured and valid */
     attn_sizes_t sizes;                         /* of the tensors, from attn_spec_measure() */

@@ -20,7 +20,7 @@ attn_status_t attn_memory_open(attn_variant_class_t run_class, int input_fd, int
                                attn_error_t *err);
 void attn_memory_close(attn_memory_t *memory); /* NULL is fine */
 
-/* The arena as mapped for good: ATTN_WIRE_REGION_INPUT (read-only) or _OUTPUT. NULL with 0 bytes in the lab class. */
+/* The arena as mapped for good: ATTN_REGION_INPUT (read-only) or _OUTPUT. NULL with 0 bytes in the lab class. */
 void *attn_memory_arena(const attn_memory_t *memory, uint32_t region, uint64_t *ret_bytes);
 
 /* Addresses of a job's places; NULL for a place that the job does not have. Maps what the class asks for. Errors:

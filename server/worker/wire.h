@@ -35,21 +35,26 @@ enum {
     ATTN_WORKER_FD_OUTPUT = 8
 };
 
-/* Where a tensor lies: `region` as in sched/request.h (0 = not there), offset a multiple of 4096. */
-typedef struct attn_wire_place {
+/* What a job does. */
+typedef enum attn_op {
+    ATTN_OP_RUN = 1,   /* q, k, v -> o, lse by `variant` */
+    ATTN_OP_FILL = 2,  /* writes q, k, v from `seed` (the only op that writes inputs) */
+    ATTN_OP_TRUTH = 3, /* q, k, v -> truth */
+    ATTN_OP_JUDGE = 4  /* o, lse, truth -> judgement */
+} attn_op_t;
+
+/* Where a tensor lies. Regions are numbers of the daemon; their names never reach a caller. */
+enum { ATTN_REGION_NONE = 0, ATTN_REGION_INPUT = 1, ATTN_REGION_OUTPUT = 2, ATTN_REGION_CLIENT_FIRST = 16 };
+typedef struct attn_place {
     uint32_t region;
     uint32_t reserved;
-    uint64_t offset, bytes;
-} attn_wire_place_t;
-
-/* Also the values of attn_op_t, which sched checks. */
-enum { ATTN_WIRE_RUN = 1, ATTN_WIRE_FILL = 2, ATTN_WIRE_TRUTH = 3, ATTN_WIRE_JUDGE = 4 };
-enum { ATTN_WIRE_REGION_NONE = 0, ATTN_WIRE_REGION_INPUT = 1, ATTN_WIRE_REGION_OUTPUT = 2 };
+    uint64_t offset, bytes; /* offset: a multiple of ATTN_WIRE_PAGE */
+} attn_place_t;
 
 typedef struct attn_wire_job {
     uint64_t serial; /* never 0, never twice */
-    uint32_t op;
-    uint32_t slot; /* of the cancel word and of the sequence offsets */
+    uint32_t op;     /* attn_op_t */
+    uint32_t slot;   /* of the cancel word and of the sequence offsets */
     uint32_t
         cu_entries; /* spec.batch + 1 for thd: cu_seqlens_q, then cu_seqlens_k, in the slot's sequence area; else 0 */
     uint32_t warmup, repeat;
@@ -57,9 +62,9 @@ typedef struct attn_wire_job {
     uint64_t seed;
     char variant[ATTN_WIRE_NAME_MAX]; /* RUN */
     attn_spec_t spec;
-    attn_wire_place_t q, k, v, o, lse, truth;
+    attn_place_t q, k, v, o, lse, truth;
 } attn_wire_job_t;
-_Static_assert(sizeof(attn_wire_place_t) == 24, "wire layout");
+_Static_assert(sizeof(attn_place_t) == 24, "wire layout");
 _Static_assert(sizeof(attn_spec_t) == 56, "wire layout");
 _Static_assert(sizeof(attn_wire_job_t) == 40 + ATTN_WIRE_NAME_MAX + 56 + 6 * 24, "wire layout");
 
