@@ -1,0 +1,11 @@
+/* base/clock.c: see clock.h. */
+#include "base/clock.h"
+
+#include <time.h>
+
+int64_t attn_clock_ns(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (int64_t)now.tv_sec * ATTN_NS_PER_S + now.tv_nsec;
+}
