@@ -13,14 +13,14 @@ extern "C" {
 #endif
 
 typedef struct attn_judgement {
-    double max_abs;          /* max |O - O64| */
-    double max_abs_allowed;  /* 2 max|Onaive - O64| + 2 max|(O64 + 0.3 - 0.3) - O64| in the request's dtype */
-    double rmse;             /* sqrt(mean((O - O64)^2)) */
-    double row_rel;          /* worst ||O - O64|| / ||O64|| over rows */
-    double row_rel_allowed;  /* twice the plain formula's at that row, floored at the dtype's rounding */
-    double row_excess;       /* worst row_rel / its allowance, over rows; <= 1 passes */
-    double lse_err;          /* worst |LSE - LSE64| / max(1, |LSE64|); 0 when there is none */
-    double lse_allowed;      /* 1e-5, plus softcap * 2^-11 where tanh is approximate */
+    double max_abs;            /* max |O - O64| */
+    double max_abs_allowed;    /* 2 max|Onaive - O64| + 2 max|(O64 + 0.3 - 0.3) - O64| in the request's dtype */
+    double rmse;               /* sqrt(mean((O - O64)^2)) */
+    double row_rel;            /* worst ||O - O64|| / ||O64|| over rows */
+    double row_rel_allowed;    /* twice the plain formula's at that row, floored at the dtype's rounding */
+    double row_excess;         /* worst row_rel / its allowance, over rows; <= 1 passes */
+    double lse_err;            /* worst |LSE - LSE64| / max(1, |LSE64|); 0 when there is none */
+    double lse_allowed;        /* 1e-5, plus softcap * 2^-11 where tanh is approximate */
     uint64_t special_mismatch; /* elements of O and LSE whose NaN, +inf, -inf or masked-row zero differ */
     uint64_t elements;
     uint32_t pass; /* 1 when all of the above hold */
@@ -44,10 +44,10 @@ attn_status_t attn_truth_judge(const attn_spec_t *spec, const int32_t *cu_seqlen
 /* Views into a truth blob, for whoever computes it elsewhere (the GPU) with the same layout. Row r of O64 is
  * sequence-major: for problem p, batch b, head h, query i in that order. `naive_row_err` is ||Onaive - O64||. */
 typedef struct attn_truth_view {
-    double *naive_max_abs;   /* one */
-    double *o;               /* rows x d */
-    double *lse;             /* rows */
-    double *naive_row_err;   /* rows */
+    double *naive_max_abs; /* one */
+    double *o;             /* rows x d */
+    double *lse;           /* rows */
+    double *naive_row_err; /* rows */
     uint64_t rows;
 } attn_truth_view_t;
 void attn_truth_open(const attn_spec_t *spec, void *truth, attn_truth_view_t *ret);
@@ -55,6 +55,10 @@ void attn_truth_open(const attn_spec_t *spec, void *truth, attn_truth_view_t *re
 /* N(0,1) values by Philox4x32-10 keyed with (seed, tensor index 0=q 1=k 2=v) and counted by element, rounded to
  * the dtype: the same numbers on every machine. */
 void attn_fill_normal(attn_dtype_t dtype, uint64_t seed, uint32_t tensor, void *ret_data, uint64_t elements);
+
+/* Elements [first, first + elements) of the same sequence, so that a long fill can be done in pieces. */
+void attn_fill_normal_at(attn_dtype_t dtype, uint64_t seed, uint32_t tensor, uint64_t first, void *ret_data,
+                         uint64_t elements);
 
 #ifdef __cplusplus
 }
