@@ -1,0 +1,73 @@
+#!/usr/bin/env bash
+# From a fresh machine to an answer: installs what is missing, builds, starts the daemon, posts real Q, K and V with curl,
+# compares variants on them, stops. `--serve` keeps the daemon running until Ctrl-C.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+source deploy/packages.sh
+
+serve=0
+for argument in "$@"; do
+    case "$argument" in
+        --serve) serve=1 ;;
+        -h | --help)
+            echo "usage: deploy/quickstart.sh [--serve]"
+            echo "  builds into build/, starts attnd on a free port, posts tests/data/minilm_qkv.safetensors, compares"
+            echo "  variants and prints the table. --serve: keeps the daemon running until it is stopped."
+            exit 0
+            ;;
+        *)
+            say "unknown argument '$argument'; the only one is --serve"
+            exit 2
+            ;;
+    esac
+done
+
+packages_install "${BUILD_PACKAGES[@]}" curl ca-certificates
+
+build=${ATTN_BUILD_DIR:-build}
+input=tests/data/minilm_qkv.safetensors
+log=$(mktemp -t attnd-quickstart.XXXXXX)
+answer=$(mktemp -t attnd-answer.XXXXXX)
+pid=
+stop() {
+    [ -z "$pid" ] || { kill "$pid" 2>/dev/null && wait "$pid" || true; }
+    rm -f "$log" "$answer"
+}
+trap stop EXIT
+
+say "building into $build/"
+cmake -S . -B "$build" -G Ninja -DCMAKE_BUILD_TYPE=Release -DBUILD_TESTING=OFF -DATTN_BENCH=OFF >"$log" 2>&1 || { cat "$log" >&2; exit 1; }
+cmake --build "$build" >"$log" 2>&1 || { tail -50 "$log" >&2; exit 1; }
+
+port=$(free_port)
+url=http://127.0.0.1:$port
+"$build/bin/attnd" --http-port "$port" --grpc-port 0 --metrics-port 0 --socket none >"$log" 2>&1 &
+pid=$!
+for _ in $(seq 200); do
+    curl -fsS -o /dev/null --max-time 2 "$url/v2/health/ready" 2>/dev/null && break
+    kill -0 "$pid" 2>/dev/null || { say "attnd ended before it was ready:"; cat "$log" >&2; pid=; exit 1; }
+    sleep 0.05
+done
+curl -fsS -o /dev/null --max-time 2 "$url/v2/health/ready" || { say "attnd is not ready:"; cat "$log" >&2; exit 1; }
+
+run() { printf '\n$ %s\n' "$*"; "$@"; }
+run curl -fsS --max-time 60 -H 'Content-Type: application/safetensors' --data-binary "@$input" -o "$answer" "$url/v1/attention?return_lse=true"
+# A safetensors file is a 64-bit length, a JSON header, and the tensors: the header tells what happened.
+length=$(od -An -t u8 -N 8 "$answer" | tr -d ' ')
+echo "answer: $(head -c $((8 + length)) "$answer" | tail -c "$length")"
+run "$build/bin/attnctl" --server "$url" variants
+run "$build/bin/attnctl" --server "$url" compare --input "$input"
+
+if [ "$serve" = 1 ]; then
+    printf '\nattnd serves at %s (pid %s); Ctrl-C stops it\n' "$url" "$pid"
+    trap 'kill "$pid" 2>/dev/null' INT TERM
+    wait "$pid" || true
+    pid=
+else
+    kill "$pid"
+    status=0
+    wait "$pid" || status=$?
+    pid=
+    [ "$status" = 0 ] || { say "attnd ended with status $status:"; cat "$log" >&2; exit 1; }
+    printf '\nattnd stopped; everything worked\n'
+fi
