@@ -51,9 +51,9 @@ static attn_status_t fd_pair_finish(int fds[2], const char *what, int ret[2], at
     return ATTN_OK;
 }
 
-attn_status_t attn_fd_event(int *ret, attn_error_t *err)
+attn_status_t attn_fd_event(bool blocking, int *ret, attn_error_t *err)
 {
-    int fd = attn_fd_raise(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+    int fd = attn_fd_raise(eventfd(0, blocking ? EFD_CLOEXEC : EFD_CLOEXEC | EFD_NONBLOCK));
     if (fd < 0)
         return fd_failed("an eventfd", err);
     *ret = fd;
@@ -99,7 +99,7 @@ void attn_fd_bell_ring(int event_fd)
     }
 }
 
-void attn_fd_bell_clear(int event_fd)
+void attn_fd_bell_wait(int event_fd)
 {
     uint64_t count;
     while (read(event_fd, &count, sizeof count) < 0 && errno == EINTR) {

@@ -91,13 +91,17 @@ typedef struct attn_wire_front {
     alignas(64) attn_wire_job_t jobs[ATTN_WIRE_SLOTS];    /* job n lies at n % ATTN_WIRE_SLOTS */
 } attn_wire_front_t;
 
-/* Written by the worker only. */
+/* Written by the worker only. The guards are set when it attaches and never change: where they differ, something has
+ * written over this memory, even if the words between them look sane again. */
+#define ATTN_WIRE_GUARD UINT64_C(0xfeedfacecafe7a11)
 typedef struct attn_wire_worker {
+    alignas(64) _Atomic uint64_t guard_first;
     alignas(64) _Atomic uint64_t done_tail; /* completions published so far */
     alignas(64) _Atomic uint32_t job_armed; /* 1: the worker sleeps; ring ATTN_WORKER_FD_JOB_BELL */
     alignas(64) _Atomic uint64_t beat;      /* by a thread that never calls CUDA: the process gets to run */
     alignas(64) _Atomic uint64_t progress;  /* by checkpoints: the job gets on */
     alignas(64) attn_wire_done_t done[ATTN_WIRE_SLOTS];
+    _Atomic uint64_t guard_last;
 } attn_wire_worker_t;
 _Static_assert(sizeof(_Atomic uint64_t) == 8 && sizeof(_Atomic uint32_t) == 4, "atomics must be plain words");
 

@@ -1,0 +1,11 @@
+/* base/text.h: text that came from somewhere untrusted, made fit to be quoted in a sentence. Any thread. */
+#ifndef ATTND_BASE_TEXT_H
+#define ATTND_BASE_TEXT_H
+
+#include <stddef.h>
+
+/* Copies at most size - 1 bytes of `length` bytes of `text` and ends them: printable ASCII stays, runs of white space
+ * become one space, anything else becomes '?'. White space at either end goes. Returns the length. */
+size_t attn_text_quote(char *ret, size_t size, const char *text, size_t length);
+
+#endif

@@ -1,0 +1,169 @@
+/* worker/memory.c: see memory.h. */
+#include "worker/memory.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+
+enum { PLACES = 6, GUARD = 16 * 4096 };
+
+typedef struct region {
+    int fd;
+    uint64_t bytes;
+    char *map; /* NULL in the lab class */
+} region_t;
+
+struct attn_memory {
+    attn_variant_class_t run_class;
+    region_t region[ATTN_REGION_OUTPUT + 1];
+    char *window; /* mappings of the job in hand, with guards between them */
+    uint64_t window_bytes;
+};
+
+typedef struct need {
+    const attn_place_t *place;
+    void **ret;
+    bool writes;
+} need_t;
+
+static attn_status_t region_open(attn_memory_t *memory, uint32_t number, int fd, int protection, attn_error_t *err)
+{
+    region_t *region = &memory->region[number];
+    struct stat about;
+    if (fstat(fd, &about) != 0)
+        return attn_error_set(err, ATTN_ERR_SYSTEM, "cannot ask an arena's size: %s", strerror(errno));
+    region->fd = fd;
+    region->bytes = (uint64_t)about.st_size;
+    if (memory->run_class != ATTN_CLASS_SERVE)
+        return ATTN_OK;
+    char *map = mmap(NULL, region->bytes, protection, MAP_SHARED | MAP_NORESERVE, fd, 0);
+    if (map == MAP_FAILED)
+        return attn_error_set(err, ATTN_ERR_NO_MEMORY, "cannot map an arena of %llu bytes: %s",
+                              (unsigned long long)region->bytes, strerror(errno));
+    region->map = map;
+    return ATTN_OK;
+}
+
+attn_status_t attn_memory_open(attn_variant_class_t run_class, int input_fd, int output_fd, attn_memory_t **ret,
+                               attn_error_t *err)
+{
+    attn_memory_t *memory = calloc(1, sizeof *memory);
+    if (!memory)
+        return attn_error_set(err, ATTN_ERR_NO_MEMORY, "no memory for a worker's view of the arenas");
+    memory->run_class = run_class;
+    attn_status_t status = region_open(memory, ATTN_REGION_INPUT, input_fd, PROT_READ, err);
+    if (status == ATTN_OK)
+        status = region_open(memory, ATTN_REGION_OUTPUT, output_fd, PROT_READ | PROT_WRITE, err);
+    if (status != ATTN_OK) {
+        attn_memory_close(memory);
+        return status;
+    }
+    *ret = memory;
+    return ATTN_OK;
+}
+
+void attn_memory_close(attn_memory_t *memory)
+{
+    if (!memory)
+        return;
+    attn_memory_leave(memory);
+    for (uint32_t i = 0; i <= ATTN_REGION_OUTPUT; i++)
+        if (memory->region[i].map)
+            munmap(memory->region[i].map, memory->region[i].bytes);
+    free(memory);
+}
+
+void *attn_memory_arena(const attn_memory_t *memory, uint32_t region, uint64_t *ret_bytes)
+{
+    bool known = region == ATTN_REGION_INPUT || region == ATTN_REGION_OUTPUT;
+    *ret_bytes = known && memory->region[region].map ? memory->region[region].bytes : 0;
+    return known ? memory->region[region].map : NULL;
+}
+
+static bool needs_window(const attn_memory_t *memory, const need_t *need)
+{
+    if (need->place->region == ATTN_REGION_NONE)
+        return false;
+    return memory->run_class != ATTN_CLASS_SERVE || (need->writes && need->place->region == ATTN_REGION_INPUT);
+}
+
+static attn_status_t place_check(const attn_memory_t *memory, const attn_place_t *place, attn_error_t *err)
+{
+    if (place->region == ATTN_REGION_NONE)
+        return ATTN_OK;
+    if (place->region > ATTN_REGION_OUTPUT || place->offset % ATTN_WIRE_PAGE != 0 ||
+        place->bytes > memory->region[place->region].bytes ||
+        place->offset > memory->region[place->region].bytes - place->bytes)
+        return attn_error_set(err, ATTN_ERR_INTERNAL, "a tensor's place lies outside the daemon's memory");
+    return ATTN_OK;
+}
+
+/* One reservation without access for all windows of the job; each place is mapped into it with guards around. */
+static attn_status_t windows_map(attn_memory_t *memory, const need_t *needs, attn_error_t *err)
+{
+    uint64_t total = GUARD;
+    for (int i = 0; i < PLACES; i++)
+        if (needs_window(memory, &needs[i]))
+            total += ATTN_WIRE_ROUND(needs[i].place->bytes) + GUARD;
+    if (total == GUARD)
+        return ATTN_OK;
+    char *at = mmap(NULL, total, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (at == MAP_FAILED)
+        return attn_error_set(err, ATTN_ERR_NO_MEMORY, "no address space for a job's tensors: %s", strerror(errno));
+    memory->window = at;
+    memory->window_bytes = total;
+    at += GUARD;
+    for (int i = 0; i < PLACES; i++) {
+        if (!needs_window(memory, &needs[i]))
+            continue;
+        const attn_place_t *place = needs[i].place;
+        uint64_t bytes = ATTN_WIRE_ROUND(place->bytes);
+        int protection = needs[i].writes ? PROT_READ | PROT_WRITE : PROT_READ;
+        if (bytes > 0 && mmap(at, bytes, protection, MAP_SHARED | MAP_FIXED, memory->region[place->region].fd,
+                              (off_t)place->offset) == MAP_FAILED) {
+            attn_error_set(err, ATTN_ERR_NO_MEMORY, "cannot map a job's tensors: %s", strerror(errno));
+            attn_memory_leave(memory);
+            return ATTN_ERR_NO_MEMORY;
+        }
+        *needs[i].ret = at;
+        at += bytes + GUARD;
+    }
+    return ATTN_OK;
+}
+
+attn_status_t attn_memory_enter(attn_memory_t *memory, const attn_wire_job_t *job, attn_addresses_t *ret,
+                                void **ret_truth, attn_error_t *err)
+{
+    attn_addresses_t found = {0};
+    void *lse = NULL, *truth = NULL;
+    bool fills = job->op == ATTN_OP_FILL, runs = job->op == ATTN_OP_RUN;
+    const need_t needs[PLACES] = {
+        {&job->q, &found.q, fills}, {&job->k, &found.k, fills}, {&job->v, &found.v, fills},
+        {&job->o, &found.o, runs},  {&job->lse, &lse, runs},    {&job->truth, &truth, job->op == ATTN_OP_TRUTH},
+    };
+    for (int i = 0; i < PLACES; i++) {
+        attn_status_t status = place_check(memory, needs[i].place, err);
+        if (status != ATTN_OK)
+            return status;
+    }
+    attn_status_t status = windows_map(memory, needs, err);
+    if (status != ATTN_OK)
+        return status;
+    for (int i = 0; i < PLACES; i++)
+        if (needs[i].place->region != ATTN_REGION_NONE && !needs_window(memory, &needs[i]))
+            *needs[i].ret = memory->region[needs[i].place->region].map + needs[i].place->offset;
+    found.lse = lse;
+    *ret = found;
+    *ret_truth = truth;
+    return ATTN_OK;
+}
+
+void attn_memory_leave(attn_memory_t *memory)
+{
+    if (memory->window)
+        munmap(memory->window, memory->window_bytes);
+    memory->window = NULL;
+    memory->window_bytes = 0;
+}
