@@ -1,8 +1,8 @@
 """Starts the real daemon and looks at it from outside: /proc, its log, its ports."""
 import os
 import re
+import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -13,12 +13,6 @@ import wire
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(os.environ.get("ATTN_BIN", ROOT / "build" / "bin"))
 SLOW = 10 if os.environ.get("ATTN_SANITIZED") else 1  # sanitizers make everything slower
-
-
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
 
 
 def children(pid):
@@ -58,19 +52,19 @@ def wait_for(condition, what, timeout=10):
         if value:
             return value
         time.sleep(0.02)
-    raise AssertionError(f"waited {timeout * SLOW} s for: {what}")
+    raise AssertionError(f"waited {timeout * SLOW} s for: {what() if callable(what) else what}")
 
 
 class Daemon:
     def __init__(self, *flags, env=None, prefix=(), devices="cpu", wait=True):
-        self.port = free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
-        self.log_path = tempfile.mkstemp(prefix="attnd-log-")[1]
+        self.folder = Path(tempfile.mkdtemp(prefix="attnd-test-"))
+        self.log_path = self.folder / "log"
+        self.port = None
         # The machine's own ATTND_* settings must not steer the tests.
         clean = {k: v for k, v in os.environ.items() if not k.startswith("ATTND_")}
         clean.update(env or {})
-        self.args = [*prefix, str(BIN / "attnd"), "--http-port", str(self.port), "--grpc-port", "0", "--metrics-port", "0",
-                     "--socket", "none", "--devices", devices, *flags]
+        self.args = [*prefix, str(BIN / "attnd"), "--http-port", "0", "--port-file", str(self.folder / "ports"),
+                     "--grpc-port", "0", "--metrics-port", "0", "--devices", devices, *flags]
         with open(self.log_path, "wb") as log:
             self.process = subprocess.Popen(self.args, stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=clean)
         self.pid = self.process.pid
@@ -78,18 +72,31 @@ class Daemon:
             self.wait_ready()
 
     def log(self):
-        return Path(self.log_path).read_text(errors="replace")
+        return self.log_path.read_text(errors="replace")
 
     def wait_ready(self, timeout=15):
         def ready():
             if self.process.poll() is not None:
                 raise AssertionError(f"attnd ended with {self.process.returncode}:\n{self.log()}")
+            if self.port is None and not self._read_ports():
+                return False
             try:
                 return self.get("/v2/health/ready").status == 200
             except OSError:
                 return False
 
-        wait_for(ready, f"attnd to be ready; log so far:\n{self.log()}", timeout)
+        wait_for(ready, lambda: f"attnd to be ready; its log:\n{self.log()}", timeout)
+
+    def _read_ports(self):
+        """The ports that the kernel chose; false until the daemon has written them."""
+        try:
+            text = (self.folder / "ports").read_text()
+        except FileNotFoundError:
+            return False
+        self.ports = {name: int(port) for name, port in (line.split() for line in text.splitlines())}
+        self.port = self.ports.get("http")
+        self.url = f"http://127.0.0.1:{self.port}"
+        return self.port is not None
 
     def alive(self):
         return self.process.poll() is None
@@ -130,4 +137,4 @@ class Daemon:
         if self.process.poll() is None:
             self.process.kill()
             self.process.wait()
-        os.unlink(self.log_path)
+        shutil.rmtree(self.folder, ignore_errors=True)
