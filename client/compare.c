@@ -12,7 +12,7 @@
 
 static void row_read(const json_t *from, attn_client_row_t *to)
 {
-    attn_json_text(from, "variant", to->variant, sizeof(to->variant));
+    attn_reply_text(from, "variant", to->variant, sizeof(to->variant));
     const json_t *error = json_object_get(from, "error");
     if (error != NULL && !json_is_null(error)) {
         if (!attn_client_error_parse(error, &to->error)) {
@@ -21,19 +21,19 @@ static void row_read(const json_t *from, attn_client_row_t *to)
         return;
     }
     const json_t *accuracy = json_object_get(from, "accuracy");
-    to->max_abs = attn_json_number(accuracy, "max_abs");
-    to->max_abs_allowed = attn_json_number(accuracy, "max_abs_allowed");
-    to->rmse = attn_json_number(accuracy, "rmse");
-    to->row_rel = attn_json_number(accuracy, "row_rel");
-    to->row_rel_allowed = attn_json_number(accuracy, "row_rel_allowed");
-    to->lse_err = attn_json_number(accuracy, "lse_err");
-    to->lse_allowed = attn_json_number(accuracy, "lse_allowed");
-    to->special_mismatch = (uint64_t)attn_json_number(accuracy, "special_mismatch");
-    to->pass = attn_json_true(accuracy, "pass");
-    to->median_us = attn_json_number(from, "median_us");
-    to->min_us = attn_json_number(from, "min_us");
-    to->tflops = attn_json_number(from, "tflops");
-    to->rounds = (uint32_t)attn_json_number(from, "rounds");
+    to->max_abs = attn_reply_number(accuracy, "max_abs");
+    to->max_abs_allowed = attn_reply_number(accuracy, "max_abs_allowed");
+    to->rmse = attn_reply_number(accuracy, "rmse");
+    to->row_rel = attn_reply_number(accuracy, "row_rel");
+    to->row_rel_allowed = attn_reply_number(accuracy, "row_rel_allowed");
+    to->lse_err = attn_reply_number(accuracy, "lse_err");
+    to->lse_allowed = attn_reply_number(accuracy, "lse_allowed");
+    to->special_mismatch = (uint64_t)attn_reply_number(accuracy, "special_mismatch");
+    to->pass = attn_reply_true(accuracy, "pass");
+    to->median_us = attn_reply_number(from, "median_us");
+    to->min_us = attn_reply_number(from, "min_us");
+    to->tflops = attn_reply_number(from, "tflops");
+    to->rounds = (uint32_t)attn_reply_number(from, "rounds");
 }
 
 /* Takes `text`, whatever the outcome. */
@@ -59,14 +59,14 @@ static attn_status_t comparison_read(const json_t *job, char *text, attn_client_
         row_read(json_array_get(list, i), &rows[i]);
     }
     const json_t *provenance = json_object_get(result, "provenance");
-    attn_json_text(provenance, "build", comparison->build, sizeof(comparison->build));
-    attn_json_text(provenance, "device", comparison->device, sizeof(comparison->device));
-    attn_json_text(provenance, "device_name", comparison->device_name, sizeof(comparison->device_name));
-    attn_json_text(provenance, "driver", comparison->driver, sizeof(comparison->driver));
-    attn_json_text(provenance, "cpu", comparison->cpu, sizeof(comparison->cpu));
-    attn_json_text(provenance, "time", comparison->time, sizeof(comparison->time));
-    comparison->sm_clock_mhz = (uint32_t)attn_json_number(provenance, "sm_clock_mhz");
-    comparison->mem_clock_mhz = (uint32_t)attn_json_number(provenance, "mem_clock_mhz");
+    attn_reply_text(provenance, "build", comparison->build, sizeof(comparison->build));
+    attn_reply_text(provenance, "device", comparison->device, sizeof(comparison->device));
+    attn_reply_text(provenance, "device_name", comparison->device_name, sizeof(comparison->device_name));
+    attn_reply_text(provenance, "driver", comparison->driver, sizeof(comparison->driver));
+    attn_reply_text(provenance, "cpu", comparison->cpu, sizeof(comparison->cpu));
+    attn_reply_text(provenance, "time", comparison->time, sizeof(comparison->time));
+    comparison->sm_clock_mhz = (uint32_t)attn_reply_number(provenance, "sm_clock_mhz");
+    comparison->mem_clock_mhz = (uint32_t)attn_reply_number(provenance, "mem_clock_mhz");
     comparison->row_count = (uint32_t)count;
     comparison->rows = rows;
     comparison->json = text;
@@ -132,9 +132,9 @@ static bool step_tell(const attn_client_compare_progress_t *progress, const json
         return true;
     }
     char step[128];
-    attn_json_text(job, "step", step, sizeof(step));
-    return progress->step(progress->arg, (uint32_t)attn_json_number(job, "steps_done"),
-                          (uint32_t)attn_json_number(job, "steps_total"), step);
+    attn_reply_text(job, "step", step, sizeof(step));
+    return progress->step(progress->arg, (uint32_t)attn_reply_number(job, "steps_done"),
+                          (uint32_t)attn_reply_number(job, "steps_total"), step);
 }
 
 /* Follows a job to its end. Takes `text`, the job's last state. */
@@ -143,7 +143,7 @@ static attn_status_t job_follow(attn_client_t *client, char *text, const attn_cl
 {
     for (;;) {
         json_t *job = NULL;
-        attn_status_t status = attn_json_parse(text, &job, err);
+        attn_status_t status = attn_reply_parse(text, &job, err);
         if (status != ATTN_OK) {
             free(text);
             return status;

@@ -59,8 +59,8 @@ bool attn_client_error_parse(const json_t *record, attn_client_error_t *ret)
     }
     memset(ret, 0, sizeof(*ret));
     attn_error_set(&ret->error, status, "%s", sentence);
-    ret->retryable = attn_json_true(record, "retryable");
-    attn_json_text(record, "request_id", ret->request_id, sizeof(ret->request_id));
+    ret->retryable = attn_reply_true(record, "retryable");
+    attn_reply_text(record, "request_id", ret->request_id, sizeof(ret->request_id));
     const json_t *missing = json_object_get(record, "missing");
     for (size_t i = 0; i < json_array_size(missing); i++) {
         const char *item = json_string_value(json_array_get(missing, i));

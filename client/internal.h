@@ -76,16 +76,16 @@ attn_status_t attn_wire_answer(const attn_client_request_t *request, const uint8
                                uint64_t tensor_bytes, attn_client_answer_t *ret, attn_wire_piece_t ret_pieces[2],
                                attn_client_error_t *err);
 
-/* ---- reading JSON (json.c) ---- */
+/* ---- reading JSON (reply.c) ---- */
 
 /* Copies a string member, truncated to the capacity; "" when there is none. */
-void attn_json_text(const json_t *object, const char *name, char *ret, size_t capacity);
-double attn_json_number(const json_t *object, const char *name); /* 0 when there is none */
-bool attn_json_true(const json_t *object, const char *name);
+void attn_reply_text(const json_t *object, const char *name, char *ret, size_t capacity);
+double attn_reply_number(const json_t *object, const char *name); /* 0 when there is none */
+bool attn_reply_true(const json_t *object, const char *name);
 /* The strings of an array, joined with commas. */
-void attn_json_list(const json_t *object, const char *name, char *ret, size_t capacity);
+void attn_reply_list(const json_t *object, const char *name, char *ret, size_t capacity);
 
 /* Parses what the server wrote; INTERNAL when it is not a JSON object. The caller drops the reference. */
-attn_status_t attn_json_parse(const char *text, json_t **ret, attn_client_error_t *err);
+attn_status_t attn_reply_parse(const char *text, json_t **ret, attn_client_error_t *err);
 
 #endif

@@ -7,20 +7,20 @@
 
 static void variant_read(const json_t *from, attn_client_variant_t *to)
 {
-    attn_json_text(from, "name", to->name, sizeof(to->name));
-    attn_json_text(from, "summary", to->summary, sizeof(to->summary));
-    attn_json_text(from, "deprecated_for", to->deprecated_for, sizeof(to->deprecated_for));
-    attn_json_list(from, "dtypes", to->dtypes, sizeof(to->dtypes));
-    attn_json_list(from, "features", to->features, sizeof(to->features));
-    attn_json_list(from, "devices", to->devices, sizeof(to->devices));
-    attn_json_list(from, "available_on", to->available_on, sizeof(to->available_on));
-    attn_json_text(from, "unavailable", to->unavailable, sizeof(to->unavailable));
-    to->d_min = (uint32_t)attn_json_number(from, "d_min");
-    to->d_max = (uint32_t)attn_json_number(from, "d_max");
-    to->d_multiple = (uint32_t)attn_json_number(from, "d_multiple");
-    to->test_only = attn_json_true(from, "test_only");
-    to->auto_select = attn_json_true(from, "auto_select");
-    to->quarantined = attn_json_true(from, "quarantined");
+    attn_reply_text(from, "name", to->name, sizeof(to->name));
+    attn_reply_text(from, "summary", to->summary, sizeof(to->summary));
+    attn_reply_text(from, "deprecated_for", to->deprecated_for, sizeof(to->deprecated_for));
+    attn_reply_list(from, "dtypes", to->dtypes, sizeof(to->dtypes));
+    attn_reply_list(from, "features", to->features, sizeof(to->features));
+    attn_reply_list(from, "devices", to->devices, sizeof(to->devices));
+    attn_reply_list(from, "available_on", to->available_on, sizeof(to->available_on));
+    attn_reply_text(from, "unavailable", to->unavailable, sizeof(to->unavailable));
+    to->d_min = (uint32_t)attn_reply_number(from, "d_min");
+    to->d_max = (uint32_t)attn_reply_number(from, "d_max");
+    to->d_multiple = (uint32_t)attn_reply_number(from, "d_multiple");
+    to->test_only = attn_reply_true(from, "test_only");
+    to->auto_select = attn_reply_true(from, "auto_select");
+    to->quarantined = attn_reply_true(from, "quarantined");
 }
 
 attn_status_t attn_client_variants(attn_client_t *client, attn_client_variants_t **ret, attn_client_error_t *err)
@@ -32,7 +32,7 @@ attn_status_t attn_client_variants(attn_client_t *client, attn_client_variants_t
         return status;
     }
     json_t *root = NULL;
-    status = attn_json_parse(text, &root, err);
+    status = attn_reply_parse(text, &root, err);
     if (status != ATTN_OK) {
         free(text);
         return status;

@@ -1,26 +1,26 @@
-/* json.c: reads members of the server's JSON. Pure; any thread; owns nothing. */
+/* reply.c: reads members of the server's JSON. Pure; any thread; owns nothing. */
 #include <stdio.h>
 #include <string.h>
 
 #include "internal.h"
 
-void attn_json_text(const json_t *object, const char *name, char *ret, size_t capacity)
+void attn_reply_text(const json_t *object, const char *name, char *ret, size_t capacity)
 {
     const char *text = json_string_value(json_object_get(object, name));
     snprintf(ret, capacity, "%s", text != NULL ? text : "");
 }
 
-double attn_json_number(const json_t *object, const char *name)
+double attn_reply_number(const json_t *object, const char *name)
 {
     return json_number_value(json_object_get(object, name));
 }
 
-bool attn_json_true(const json_t *object, const char *name)
+bool attn_reply_true(const json_t *object, const char *name)
 {
     return json_is_true(json_object_get(object, name));
 }
 
-void attn_json_list(const json_t *object, const char *name, char *ret, size_t capacity)
+void attn_reply_list(const json_t *object, const char *name, char *ret, size_t capacity)
 {
     const json_t *list = json_object_get(object, name);
     size_t used = 0;
@@ -34,7 +34,7 @@ void attn_json_list(const json_t *object, const char *name, char *ret, size_t ca
     }
 }
 
-attn_status_t attn_json_parse(const char *text, json_t **ret, attn_client_error_t *err)
+attn_status_t attn_reply_parse(const char *text, json_t **ret, attn_client_error_t *err)
 {
     json_error_t why;
     json_t *root = json_loads(text, JSON_REJECT_DUPLICATES, &why);
