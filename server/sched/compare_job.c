@@ -22,11 +22,6 @@ static void rounds_choose(double cost_us, uint32_t *ret_warmup, uint32_t *ret_ro
     *ret_rounds = cost_us <= 1e5 ? 20 : cost_us <= 1e6 ? 3 : 1;
 }
 
-static uint64_t pages(uint64_t bytes)
-{
-    return (bytes + ATTN_ARENA_PAGE - 1) / ATTN_ARENA_PAGE * ATTN_ARENA_PAGE;
-}
-
 static attn_status_t too_large(const attn_spec_t *spec, const attn_error_t *why, attn_error_t *err)
 {
     return attn_error_set(err, ATTN_ERR_TOO_LARGE,
@@ -42,15 +37,13 @@ static attn_status_t places_take(attn_admit_t *admit, const attn_compare_plan_t 
     const attn_sizes_t *sizes = &plan->sizes;
     uint64_t truth = attn_truth_bytes(&plan->spec), outputs = 0;
     attn_error_t why = {.message = "their size overflows"};
-    if (truth == 0 || __builtin_add_overflow(pages(sizes->o) + pages(sizes->lse), pages(truth), &outputs) ||
-        outputs > INT64_MAX) {
+    if (truth == 0 || __builtin_add_overflow(sizes->o + sizes->lse, truth, &outputs) || outputs > INT64_MAX) {
         return too_large(&plan->spec, &why, err);
     }
     attn_status_t status = ATTN_OK;
     job->ticket = plan->ticket;
     if (plan->has_seed) {
-        status = attn_admit_open(admit, plan->peer, pages(sizes->q) + pages(sizes->k) + pages(sizes->v), outputs,
-                                 &job->ticket, &why);
+        status = attn_admit_open(admit, plan->peer, sizes->q + sizes->k + sizes->v, outputs, &job->ticket, &why);
     }
     struct {
         bool output;

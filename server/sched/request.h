@@ -4,6 +4,7 @@
 #define ATTND_SCHED_REQUEST_H
 
 #include <stdatomic.h>
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "attn/accuracy.h"
@@ -60,8 +61,12 @@ struct attn_request {
     struct attn_request_sched {
         attn_request_t *next, *prev;
         int64_t submitted_ns, started_ns;
-        uint32_t attempts, faults;
-        uint64_t serial;
+        uint32_t attempts;
+        uint32_t faults; /* workers that died of this request, as far as can be told */
+        uint32_t kills;  /* workers that something else ended while they ran it */
+        uint32_t devices; /* bit per device of the scheduler that may run it; 0 = not chosen yet */
+        bool lab;         /* runs in the lab class */
+        double cost_us;   /* expected, over all rounds */
     } sched;
 };
 
