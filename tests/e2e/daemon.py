@@ -12,7 +12,7 @@ import wire
 
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(os.environ.get("ATTN_BIN", ROOT / "build" / "bin"))
-SLOW = 10 if os.environ.get("ATTN_SANITIZED") else 1  # sanitizers make everything slower
+SLOW = 4 if os.environ.get("ATTN_SANITIZED") else 1  # sanitizers make everything slower
 
 
 def children(pid):

@@ -1,0 +1,412 @@
+"""HTTP itself: lengths that lie, doubled headers, slow and vanishing clients, uploads that are refused."""
+import http.client
+import json
+import socket
+import struct
+import subprocess
+import threading
+import time
+
+import pytest
+
+import wire
+from daemon import SLOW, wait_for
+from refusal import check
+from wire import Problem, head
+
+P = Problem()
+BODY = P.safetensors()
+
+
+def ask(attnd, raw, **kw):
+    return wire.exchange(attnd.port, raw, **kw)
+
+
+def test_curl(attnd, tmp_path):
+    (tmp_path / "qkv.safetensors").write_bytes(BODY)
+    out = tmp_path / "o.safetensors"
+    subprocess.run(["curl", "-fsS", "-H", "Content-Type: application/safetensors", "--data-binary", f"@{tmp_path}/qkv.safetensors",
+                    "-o", out, f"{attnd.url}/v1/attention?variant=cpu"], check=True, timeout=30)
+    tensors, metadata = wire.safetensors_parse(out.read_bytes())
+    assert metadata["variant"] == "cpu" and P.judge(tensors["o"], None) == []
+
+
+def test_keep_alive(attnd):
+    with wire.Raw(attnd.port) as raw:
+        for _ in range(20):
+            raw.send(head("/v1/attention", len(BODY)) + BODY)
+            assert raw.answer().status == 200
+
+
+def test_keep_alive_after_a_refusal(attnd):
+    """A refusal whose body was taken in whole leaves the connection usable, or closes it and says so."""
+    with wire.Raw(attnd.port) as raw:
+        raw.send(head("/v1/attention?causal=maybe", len(BODY)) + BODY)
+        answer = raw.answer()
+        check(answer, 400)
+        if answer.headers.get("connection", "").lower() != "close":
+            raw.send(head("/v1/attention", len(BODY)) + BODY)
+            assert raw.answer().status == 200
+
+
+def test_pipelined(attnd):
+    with wire.Raw(attnd.port) as raw:
+        raw.send((head("/v1/attention", len(BODY)) + BODY) * 3)
+        assert [raw.answer().status for _ in range(3)] == [200] * 3
+
+
+def test_body_byte_by_byte_at_the_edges(attnd):
+    """Metadata and tensor borders fall into every possible packet."""
+    with wire.Raw(attnd.port) as raw:
+        data = head("/v1/attention", len(BODY)) + BODY
+        edge = len(data) - len(BODY) + 400
+        for i in range(edge):
+            raw.send(data[i : i + 1])
+        raw.send(data[edge:])
+        assert raw.answer().status == 200
+
+
+def test_expect_100_continue(attnd):
+    with wire.Raw(attnd.port) as raw:
+        raw.send(head("/v1/attention", len(BODY), extra=["Expect: 100-continue"]))
+        raw.sock.settimeout(10)
+        interim = raw.sock.recv(100)
+        assert interim.startswith(b"HTTP/1.1 100"), interim
+        raw.buffer = interim.partition(b"\r\n\r\n")[2]
+        raw.send(BODY)
+        assert raw.answer().status == 200
+
+
+def test_expect_100_continue_is_refused_before_the_body(start):
+    d = start("--max-request-bytes", "1M")
+    with wire.Raw(d.port) as raw:
+        raw.send(head("/v1/attention", 2 << 20, extra=["Expect: 100-continue"]))
+        check(raw.answer(), 413)
+
+
+# ---- lengths -----------------------------------------------------------------------------------------------------
+
+
+def test_no_content_length(attnd):
+    check(ask(attnd, head("/v1/attention")), 411, "Content-Length")
+
+
+def test_chunked(attnd):
+    chunk = b"%x\r\n%s\r\n0\r\n\r\n" % (len(BODY), BODY)
+    check(ask(attnd, head("/v1/attention", extra=["Transfer-Encoding: chunked"]) + chunk), 411, "Content-Length")
+
+
+def test_content_length_and_transfer_encoding(attnd):
+    chunk = b"%x\r\n%s\r\n0\r\n\r\n" % (len(BODY), BODY)
+    answer = ask(attnd, head("/v1/attention", len(chunk), extra=["Transfer-Encoding: chunked"]) + chunk)
+    check(answer, 400)
+    assert answer.headers.get("connection", "").lower() == "close"
+
+
+@pytest.mark.parametrize("second", [len(BODY), len(BODY) + 1, 0])
+def test_two_content_lengths(attnd, second):
+    answer = ask(attnd, head("/v1/attention", len(BODY), extra=[f"Content-Length: {second}"]) + BODY)
+    check(answer, 400, "Content-Length")
+    assert answer.headers.get("connection", "").lower() == "close"
+
+
+@pytest.mark.parametrize("length", ["-1", "abc", "12abc", "0x10", "1e3", "+5", "", "5, 5", "18446744073709551616", "9" * 400])
+def test_content_length_that_is_no_number(attnd, length):
+    answer = ask(attnd, head("/v1/attention", length) + BODY)
+    # The HTTP library refuses some of these before the door sees them, in its own words.
+    assert answer is None or answer.status in (400, 411, 413), answer
+    assert attnd.post("/v1/attention", BODY).status == 200
+
+
+@pytest.mark.parametrize("length", [2**40, 2**62, 2**63 - 1])
+def test_content_length_absurd(attnd, length):
+    began = time.monotonic()
+    check(ask(attnd, head("/v1/attention", length)), 413)
+    assert time.monotonic() - began < 10
+
+
+def test_content_length_above_the_limit(start):
+    d = start("--max-request-bytes", str(len(BODY)))
+    assert d.post("/v1/attention", BODY).status == 200
+    check(d.post("/v1/attention", BODY + b"\0"), 413, str(len(BODY)))
+
+
+def test_body_shorter_than_content_length(attnd):
+    """The client ends its side early: nothing to answer, nothing kept."""
+    with wire.Raw(attnd.port) as raw:
+        raw.send(head("/v1/attention", len(BODY) + 100) + BODY)
+        raw.sock.shutdown(socket.SHUT_WR)
+        answer = raw.answer()
+        assert answer is None or answer.status in (400, 408), answer
+
+
+def test_body_longer_than_content_length(attnd):
+    """The rest would be the next request: it is no HTTP, and that must not hurt."""
+    with wire.Raw(attnd.port) as raw:
+        raw.send(head("/v1/attention", len(BODY) - 10) + BODY)
+        check(raw.answer(), 400)
+
+
+def test_body_over_an_offered_length_of_zero(attnd):
+    check(ask(attnd, head("/v1/attention", 0)), 400)
+
+
+# ---- heads -------------------------------------------------------------------------------------------------------
+
+
+def test_no_host(attnd):
+    answer = ask(attnd, head("/v1/attention", len(BODY), host=None) + BODY)
+    assert answer is not None and answer.status == 400, answer
+
+
+@pytest.mark.parametrize("kind", [None, "text/plain", "application/json", "application/octet-stream", "", "application/x-attn2"])
+def test_content_type(attnd, kind):
+    check(ask(attnd, head("/v1/attention", len(BODY), content_type=kind) + BODY), 415, "application/safetensors")
+
+
+def test_content_type_with_parameters(attnd):
+    assert attnd.post("/v1/attention", BODY, "Application/SafeTensors; charset=binary").status == 200
+
+
+def test_content_encoding(attnd):
+    """A compressed body would be read as tensors: it is refused."""
+    check(attnd.post("/v1/attention", BODY, extra=["Content-Encoding: gzip"]), (400, 415), "encoding")
+
+
+@pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "PATCH", "BREW"])
+def test_wrong_method(attnd, method):
+    answer = attnd.get("/v1/attention", method=method)
+    check(answer, 405, "POST")
+    assert "POST" in answer.headers.get("allow", "")
+
+
+@pytest.mark.parametrize("path", ["/v1/atention", "/v1/attention/", "/v1", "/v1/jobs/none-such", "/v1/../v1/attention%00"])
+def test_unknown_path(attnd, path):
+    answer = attnd.get(path)
+    assert answer.status in (400, 404), answer
+    assert answer.json()["code"] in ("NOT_FOUND", "INVALID_ARGUMENT")
+
+
+def test_long_url_and_long_headers(attnd):
+    for raw in (head("/v1/attention?variant=" + "x" * 200000, len(BODY)), head("/v1/attention", len(BODY), extra=["A: " + "b" * 200000]),
+                head("/v1/attention", len(BODY), extra=[f"A{i}: b" for i in range(20000)])):
+        answer = ask(attnd, raw)
+        assert answer is None or 400 <= answer.status < 500, answer
+
+
+@pytest.mark.parametrize("raw", [b"\r\n\r\n", b"GET\r\n\r\n", b"\0" * 100 + b"\r\n\r\n", b"\x16\x03\x01\x02\0\x01\0" * 30,
+                                 b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"POST /v1/attention HTTP/9.9\r\nHost: x\r\n\r\n", b"A" * 100000])
+def test_not_http(attnd, raw):
+    with wire.Raw(attnd.port, timeout=15) as conn:
+        conn.send(raw)
+        conn.sock.shutdown(socket.SHUT_WR)
+        try:
+            while conn.sock.recv(4096):
+                pass
+        except ConnectionResetError:
+            pass
+    assert attnd.post("/v1/attention", BODY).status == 200
+
+
+def test_refused_upload_is_answered(start):
+    """A client that sends everything before it reads still gets the sentence (http.client sees a broken pipe
+    otherwise)."""
+    d = start("--max-request-bytes", "1M")
+    for _ in range(10):
+        conn = http.client.HTTPConnection("127.0.0.1", d.port, timeout=30)
+        conn.request("POST", "/v1/attention", bytes(12 << 20), {"Content-Type": wire.SAFETENSORS})
+        answer = conn.getresponse()
+        assert answer.status == 413
+        answer.read()
+        conn.close()
+
+
+def test_traceparent_and_request_id(start):
+    d = start("--log-format", "json")
+    trace = "4bf92f3577b34da6a3ce929d0e0e4736"
+    answer = d.post("/v1/attention?variant=flash9&id=abc-123", BODY, extra=[f"traceparent: 00-{trace}-00f067aa0ba902b7-01"])
+    assert check(answer, 404)["request_id"] == "abc-123"
+    wait_for(lambda: trace in d.log() and "abc-123" in d.log(), "the trace and request id in the log", 5)
+    for line in d.log().splitlines():
+        json.loads(line)
+
+
+# ---- slow and vanishing ------------------------------------------------------------------------------------------
+
+
+def idle(d):
+    return arena_in_use(d) == 0
+
+
+def arena_in_use(d):
+    values = [v for k, v in d.metrics().items() if k.startswith("attnd_arena_used_bytes")]
+    assert values, sorted(d.metrics())
+    return sum(values)
+
+
+def test_slow_sender_is_cut_off(start):
+    d = start("--min-upload-rate", "1M", "--rate-grace-ms", "300")
+    with wire.Raw(d.port, timeout=20 * SLOW) as raw:
+        raw.send(head("/v1/attention", len(BODY)))
+        began = time.monotonic()
+        answered = None
+        raw.sock.settimeout(0.05)
+        while time.monotonic() - began < 15 * SLOW:
+            try:
+                raw.sock.sendall(b" ")
+                answered = raw.sock.recv(4096)
+                break
+            except (TimeoutError, socket.timeout):
+                continue
+            except (BrokenPipeError, ConnectionResetError):
+                answered = b""
+                break
+        assert answered is not None, "a sender of 20 bytes a second was still welcome after 15 s"
+        assert answered == b"" or b" 408 " in answered.split(b"\r\n")[0], answered[:200]
+    wait_for(lambda: idle(d), "the arena to be empty")
+
+
+def test_slow_head_is_cut_off(start):
+    d = start("--header-timeout-ms", "500")
+    with wire.Raw(d.port, timeout=15 * SLOW) as raw:
+        raw.send(b"POST /v1/attention HTTP/1.1\r\nHost: x\r\n")
+        raw.answer()
+        assert raw.closed()
+
+
+def test_slow_reader_is_cut_off(start):
+    """The answer is larger than all socket buffers and nobody reads it: its place comes back."""
+    d = start("--min-download-rate", "64M", "--rate-grace-ms", "300")
+    # s_kv = 0: an answer of 48 MiB that costs nothing to compute.
+    p = Problem(s_q=4096, s_kv=0, h_q=48, h_kv=48, d=128)
+    body = p.safetensors()
+    sock = socket.socket()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    sock.connect(("127.0.0.1", d.port))
+    sock.sendall(head("/v1/attention?variant=cpu", len(body)) + body)
+    wait_for(lambda: arena_in_use(d) > 0, "the answer to wait in the arena", 20)
+    wait_for(lambda: idle(d), "the place of an unread answer to come back", 20)
+    sock.close()
+
+
+def test_idle_connection_is_closed(start):
+    d = start("--idle-timeout-ms", "500")
+    with wire.Raw(d.port, timeout=10 * SLOW) as raw:
+        raw.send(head("/v2/health/live", method="GET", content_type=None))
+        assert raw.answer().status == 200
+        assert raw.closed()
+
+
+@pytest.mark.parametrize("stage", ["connected", "head_begun", "head_sent", "in_prefix", "in_header", "in_tensors", "last_byte_missing",
+                                   "running", "reading"])
+@pytest.mark.parametrize("how", ["close", "reset"])
+def test_vanishing(attnd, stage, how):
+    whole = head("/v1/attention?variant=test_sleep&sm_scale=0.3", len(BODY)) + BODY
+    top = len(whole) - len(BODY)
+    cut = {"connected": 0, "head_begun": 20, "head_sent": top, "in_prefix": top + 3, "in_header": top + 60, "in_tensors": top + 2000,
+           "last_byte_missing": len(whole) - 1, "running": len(whole), "reading": len(whole)}[stage]
+    for _ in range(5):
+        sock = socket.create_connection(("127.0.0.1", attnd.port))
+        sock.sendall(whole[:cut])
+        if stage in ("running", "in_tensors"):
+            time.sleep(0.1)
+        if stage == "reading":
+            sock.recv(100)
+        if how == "reset":
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        sock.close()
+    wait_for(lambda: idle(attnd), f"the arena to be empty after clients vanished: {stage}, {how}")
+    assert attnd.post("/v1/attention", BODY).status == 200
+
+
+def test_a_caller_that_leaves_cancels(start):
+    """Long work of a caller that left does not hold the device up to its end."""
+    d = start("--test-variants", "--watchdog-floor-ms", "60000")
+    sock = socket.create_connection(("127.0.0.1", d.port))
+    sock.sendall(head("/v1/attention?variant=test_sleep&sm_scale=30", len(BODY)) + BODY)
+    time.sleep(0.3)
+    sock.close()
+    began = time.monotonic()
+    assert d.post("/v1/attention?variant=cpu", BODY).status == 200
+    assert time.monotonic() - began < 5 * SLOW
+
+
+def test_metadata_first_then_nothing_holds_no_more_than_its_share(start):
+    """Bodies still arriving may take half of the arena; the rest serves others, and what does not fit is told so."""
+    d = start("--arena-bytes", "64M", "--rate-grace-ms", "60000")
+    p = Problem(s_q=2048, s_kv=2048, h_q=16, h_kv=16, d=64)
+    body = p.safetensors()
+    held, refused = [], 0
+    for _ in range(24):
+        conn = wire.Raw(d.port)
+        conn.send(head("/v1/attention", len(body)) + body[:4096])
+        held.append(conn)
+    time.sleep(1)
+    small = wait_for(lambda: next((a for a in [d.post("/v1/attention", BODY)] if a.status == 200), None), "a small request to be served")
+    assert small.status == 200
+    for conn in held:
+        conn.sock.settimeout(0.2)
+        try:
+            answer = conn.answer()
+        except (TimeoutError, socket.timeout):
+            answer = None
+        if answer is not None:
+            check(answer, 503)
+            assert "retry-after" in answer.headers
+            refused += 1
+        conn.sock.close()
+    assert 0 < refused < 24
+    wait_for(lambda: idle(d), "the arena to be empty")
+
+
+def test_many_connections_at_once(start):
+    d = start("--max-connections", "64")
+    socks = [socket.create_connection(("127.0.0.1", d.port)) for _ in range(200)]
+    time.sleep(0.3)
+    for s in socks:
+        s.close()
+    wait_for(lambda: d.post("/v1/attention", BODY).status == 200, "service after a flood of connections")
+
+
+@pytest.mark.full
+def test_body_over_2_gib(start):
+    """K and V of 1.1 GiB each for one query: every offset crosses 2^31, and the answer is checked."""
+    import numpy as np
+
+    import reference
+
+    d = start("--arena-bytes", "6G")
+    s_kv, dim, step = 4_500_000, 128, 500_000
+    rng = np.random.default_rng(1)
+    shapes = {"q": (1, 1, 1, dim), "k": (1, s_kv, 1, dim), "v": (1, s_kv, 1, dim)}
+    q, k, v = (rng.standard_normal(shape, np.float32).astype(np.float16) for shape in shapes.values())
+    header, at = {}, 0
+    for (name, shape), x in zip(shapes.items(), (q, k, v)):
+        header[name] = {"dtype": "F16", "shape": list(shape), "data_offsets": [at, at + x.nbytes]}
+        at += x.nbytes
+    assert at > 2**31
+    text = json.dumps(header).encode()
+    prefix = struct.pack("<Q", len(text)) + text
+    with wire.Raw(d.port, timeout=300) as raw:
+        raw.send(head("/v1/attention?variant=cpu&return_lse=true", len(prefix) + at) + prefix)
+        for x in (q, k, v):
+            raw.sock.sendall(memoryview(x).cast("B"))
+        answer = raw.answer()
+    assert answer.status == 200, answer
+    tensors, _ = wire.safetensors_parse(answer.body)
+
+    # In pieces, because float64 copies of K and V would need 9 GB.
+    parts = range(0, s_kv, step)
+    row = q[0, 0, 0]
+    s = np.concatenate([k[0, i : i + step, 0].astype(np.float64) @ row.astype(np.float64) for i in parts]) / np.sqrt(dim)
+    e = np.exp(s - s.max())
+    o64 = sum(e[i : i + step] @ v[0, i : i + step, 0].astype(np.float64) for i in parts) / e.sum()
+    plain_s = s.astype(np.float32).astype(np.float16).astype(np.float32)
+    plain_e = np.exp(plain_s - plain_s.max())
+    p = (plain_e / plain_e.sum()).astype(np.float16).astype(np.float32)
+    plain = sum(p[i : i + step] @ v[0, i : i + step, 0].astype(np.float32) for i in parts).astype(np.float16).astype(np.float64)
+    got = np.frombuffer(tensors["o"][2], np.float16).astype(np.float64)
+    lse = np.frombuffer(tensors["lse"][2], np.float32).astype(np.float64)
+    shape = (1, 1, 1, dim)
+    assert reference.judge(got.reshape(shape), lse.reshape(1, 1, 1), o64.reshape(shape),
+                           (s.max() + np.log(e.sum())).reshape(1, 1, 1), plain.reshape(shape), "fp16") == []
