@@ -26,7 +26,7 @@ typedef struct attn_ask {
 
 /* What a compare adds. */
 typedef struct attn_compare_ask {
-    uint32_t variant_count;
+    uint32_t variant_count; /* 0: all that support the request */
     char variants[ATTN_COMPARE_VARIANTS_MAX][ATTN_NAME_MAX + 1];
     char reference[ATTN_NAME_MAX + 1]; /* "" = "reference" */
     bool has_seed, has_warmup, has_repeat;

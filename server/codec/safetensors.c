@@ -1,0 +1,258 @@
+/* codec/safetensors.c: see safetensors.h. */
+#include "codec/safetensors.h"
+
+#include <endian.h>
+#include <inttypes.h>
+#include <jansson.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/text.h"
+#include "codec/json.h"
+
+static const char *const names[ATTN_TENSOR_COUNT] = {"q", "k", "v", "cu_seqlens_q", "cu_seqlens_k"};
+
+typedef struct entry {
+    bool present;
+    char dtype[8];
+    size_t rank;
+    uint64_t shape[8];
+    uint64_t begin, end;
+} entry_t;
+
+const char *attn_safetensors_dtype(uint32_t dtype)
+{
+    static const char *const texts[ATTN_DTYPE_COUNT] = {"", "F16", "BF16", "F32"};
+    return dtype < ATTN_DTYPE_COUNT ? texts[dtype] : "";
+}
+
+static attn_status_t read_entry(const char *name, const json_t *value, entry_t *ret, attn_error_t *err)
+{
+    const json_t *dtype = json_object_get(value, "dtype"), *shape = json_object_get(value, "shape"),
+                 *offsets = json_object_get(value, "data_offsets");
+    if (!json_is_object(value) || json_object_size(value) != 3 || !json_is_string(dtype) || !json_is_array(shape) ||
+        !json_is_array(offsets) || json_array_size(offsets) != 2) {
+        return attn_error_set(err, ATTN_ERR_INVALID_ARGUMENT,
+                              "safetensors: tensor %s must be {\"dtype\": text, \"shape\": [numbers], "
+                              "\"data_offsets\": [begin, end]} and nothing more",
+                              name);
+    }
+    entry_t entry = {.present = true, .rank = json_array_size(shape)};
+    attn_text_quote(entry.dtype, sizeof entry.dtype, json_string_value(dtype), json_string_length(dtype));
+    if (entry.rank > sizeof entry.shape / sizeof entry.shape[0]) {
+        return attn_error_set(err, ATTN_ERR_INVALID_ARGUMENT,
+                              "safetensors: tensor %s has %zu dimensions; 3 or 4 are "
+                              "meant",
+                              name, entry.rank);
+    }
+    for (size_t i = 0; i < entry.rank; i++) {
+        if (!attn_json_u64(json_array_get(shape, i), &entry.shape[i])) {
+            return attn_error_set(err, ATTN_ERR_INVALID_ARGUMENT,
+                                  "safetensors: dimension %zu of tensor %s is not a whole number of 0 or more", i,
+                                  name);
+        }
+    }
+    if (!attn_json_u64(json_array_get(offsets, 0), &entry.begin) ||
+        !attn_json_u64(json_array_get(offsets, 1), &entry.end) || entry.begin > entry.end) {
+        return attn_error_set(err, ATTN_ERR_INVALID_ARGUMENT,
+                              "safetensors: data_offsets of tensor %s must be two whole numbers, begin before end",
+                              name);
+    }
+    *ret = entry;
+    return ATTN_OK;
+}
+
+static attn_status_t read_entries(const json_t *root, entry_t entries[ATTN_TENSOR_COUNT], attn_error_t *err)
+{
+    if (!json_is_object(root)) {
+        return attn_error_set(err, ATTN_ERR_INVALID_ARGUMENT, "safetensors: the header must be a JSON object");
+    }
+    const char *key;
+    json_t *value;
+    json_object_foreach((json_t *)root, key, value)
+    {
+        if (strcmp(key, "__metadata__") == 0) {
+            const char *pair_key;
+            json_t *pair_value;
+            bool strings = json_is_object(value);
+            json_object_foreach(value, pair_key, pair_value)
+            {
+                strings = strings && json_is_string(pair_value);
+            }
+            if (!strings) {
+                return attn_error_set(err, ATTN_ERR_INVALID_ARGUMENT,
+                                      "safetensors: __metadata__ must map strings to strings");
+            }
+            continue;
+        }
+        unsigned i = 0;
+        while (i < ATTN_TENSOR_COUNT && strcmp(key, names[i]) != 0) {
+            i++;
+        }
+        if (i == ATTN_TENSOR_COUNT) {
+            attn_status_t status = attn_reserved_name_check(key, err);
+            if (status != ATTN_OK) {
+                return status;
+            }
+            char quoted[80];
+            attn_text_quote(quoted, sizeof quoted, key, strlen(key));
+            return attn_error_set(err, ATTN_ERR_INVALID_ARGUMENT,
+                                  "safetensors: unknown tensor \"%s\"; a request has q, k, v and, when packed, "
+                                  "cu_seqlens_q and cu_seqlens_k",
+                                  quoted);
+        }
+        attn_status_t status = read_entry(names[i], value, &entries[i], err);
+        if (status != ATTN_OK) {
+            return status;
+        }
+    }
+    for (unsigned i = ATTN_TENSOR_Q; i <= ATTN_TENSOR_V; i++) {
+        if (!entries[i].present) {
+            return attn_error_set(err, ATTN_ERR_INVALID_ARGUMENT,
+                                  "safetensors: tensor %s is missing; q, k and v are needed", names[i]);
+        }
+    }
+    return ATTN_OK;
+}
+
+static attn_status_t take_dtype(const entry_t *entries, attn_ask_t *ask, attn_error_t *err)
+{
+    uint32_t dtype = ATTN_DTYPE_F16;
+    while (dtype < ATTN_DTYPE_COUNT && strcmp(entries[ATTN_TENSOR_Q].dtype, attn_safetensors_dtype(dtype)) != 0) {
+        dtype++;
+    }
+    if (dtype == ATTN_DTYPE_COUNT) {
+        return attn_error_set(err, ATTN_ERR_INVALID_ARGUMENT,
+                              "safetensors: q has dtype %s; F16, BF16 and F32 are taken", entries[ATTN_TENSOR_Q].dtype);
+    }
+    for (unsigned i = ATTN_TENSOR_K; i <= ATTN_TENSOR_V; i++) {
+        if (strcmp(entries[i].dtype, entries[ATTN_TENSOR_Q].dtype) != 0) {
+            return attn_error_set(err, ATTN_ERR_INVALID_ARGUMENT,
+                                  "safetensors: q has dtype %s and %s %s; q, k and v must have the same",
+                                  entries[ATTN_TENSOR_Q].dtype, names[i], entries[i].dtype);
+        }
+    }
+    ask->spec.dtype = dtype;
+    return ATTN_OK;
+}
+
+/* Entries of a cu_seqlens tensor; 0 when there is none. */
+static attn_status_t take_entries(const entry_t *entry, const char *name, uint64_t *ret, attn_error_t *err)
+{
+    *ret = 0;
+    if (!entry->present) {
+        return ATTN_OK;
+    }
+    if (strcmp(entry->dtype, "I32") != 0 || entry->rank != 1 || entry->shape[0] < 1 ||
+        entry->shape[0] > (uint64_t)ATTN_BATCH_MAX + 1) {
+        return attn_error_set(err, ATTN_ERR_INVALID_ARGUMENT,
+                              "safetensors: %s must be an I32 tensor of one dimension with 1 to %u entries", name,
+                              ATTN_BATCH_MAX + 1);
+    }
+    *ret = entry->shape[0];
+    return ATTN_OK;
+}
+
+static attn_status_t take_header(const json_t *root, uint64_t total, attn_ask_t *ask,
+                                 attn_slice_t ret_slices[ATTN_TENSOR_COUNT], uint32_t *ret_count, attn_error_t *err)
+{
+    entry_t entries[ATTN_TENSOR_COUNT] = {{0}};
+    uint64_t cu_q = 0, cu_k = 0;
+    attn_status_t status = read_entries(root, entries, err);
+    if (status == ATTN_OK) {
+        status = take_dtype(entries, ask, err);
+    }
+    if (status == ATTN_OK) {
+        status = take_entries(&entries[ATTN_TENSOR_CU_Q], "cu_seqlens_q", &cu_q, err);
+    }
+    if (status == ATTN_OK) {
+        status = take_entries(&entries[ATTN_TENSOR_CU_K], "cu_seqlens_k", &cu_k, err);
+    }
+    if (status != ATTN_OK) {
+        return status;
+    }
+    if (ask->spec.layout == ATTN_LAYOUT_INVALID) {
+        ask->spec.layout = cu_q > 0 || cu_k > 0 ? ATTN_LAYOUT_THD : ATTN_LAYOUT_BSHD;
+    }
+    if ((ask->spec.layout == ATTN_LAYOUT_THD) != (cu_q > 0) || cu_q != cu_k) {
+        return attn_error_set(err, ATTN_ERR_INVALID_ARGUMENT,
+                              "layout %s with %" PRIu64 " entries of cu_seqlens_q and %" PRIu64
+                              " of cu_seqlens_k: thd needs both with as many entries, other layouts neither",
+                              attn_layout_name((attn_layout_t)ask->spec.layout), cu_q, cu_k);
+    }
+    const entry_t *q = &entries[ATTN_TENSOR_Q], *k = &entries[ATTN_TENSOR_K], *v = &entries[ATTN_TENSOR_V];
+    status = attn_ask_set_shapes(ask, q->shape, q->rank, k->shape, k->rank, v->shape, v->rank, cu_q, err);
+    if (status != ATTN_OK) {
+        return status;
+    }
+    const uint64_t sizes[ATTN_TENSOR_COUNT] = {ask->sizes.q, ask->sizes.k, ask->sizes.v, cu_q * 4, cu_k * 4};
+    uint32_t count = 0;
+    for (uint32_t i = 0; i < ATTN_TENSOR_COUNT; i++) {
+        if (!entries[i].present) {
+            continue;
+        }
+        if (entries[i].end - entries[i].begin != sizes[i]) {
+            return attn_error_set(err, ATTN_ERR_INVALID_ARGUMENT,
+                                  "safetensors: data_offsets of %s span %" PRIu64 " bytes; its shape in %s needs "
+                                  "%" PRIu64,
+                                  names[i], entries[i].end - entries[i].begin, entries[i].dtype, sizes[i]);
+        }
+        ret_slices[count++] = (attn_slice_t){names[i], entries[i].begin, sizes[i], i};
+    }
+    status = attn_tiling_check(ret_slices, count, total, err);
+    if (status == ATTN_OK) {
+        *ret_count = count;
+    }
+    return status;
+}
+
+attn_status_t attn_safetensors_read(const char *header, size_t bytes, uint64_t total, attn_ask_t *ask,
+                                    attn_slice_t ret_slices[ATTN_TENSOR_COUNT], uint32_t *ret_count, attn_error_t *err)
+{
+    json_t *root;
+    attn_status_t status = attn_json_parse("safetensors header", header, bytes, &root, err);
+    if (status == ATTN_OK) {
+        status = take_header(root, total, ask, ret_slices, ret_count, err);
+        json_decref(root);
+    }
+    return status;
+}
+
+attn_status_t attn_safetensors_write(const attn_safetensors_tensor_t *tensors, uint32_t tensor_count,
+                                     const attn_safetensors_pair_t *metadata, uint32_t pair_count, void **ret,
+                                     size_t *ret_bytes, attn_error_t *err)
+{
+    json_t *root = json_object(), *pairs = json_object();
+    int failed = root == NULL || pairs == NULL;
+    for (uint32_t i = 0; i < pair_count && !failed; i++) {
+        failed |= json_object_set_new(pairs, metadata[i].key, json_string(metadata[i].value));
+    }
+    failed |= json_object_set_new(root, "__metadata__", pairs);
+    uint64_t offset = 0;
+    for (uint32_t i = 0; i < tensor_count && !failed; i++) {
+        json_t *shape = json_array();
+        for (uint32_t k = 0; k < tensors[i].rank && !failed; k++) {
+            failed |= json_array_append_new(shape, json_integer((json_int_t)tensors[i].shape[k]));
+        }
+        json_t *entry = json_pack("{s:s, s:o, s:[I, I]}", "dtype", tensors[i].dtype, "shape", shape, "data_offsets",
+                                  (json_int_t)offset, (json_int_t)(offset + tensors[i].bytes));
+        failed |= json_object_set_new(root, tensors[i].name, entry);
+        offset += tensors[i].bytes;
+    }
+    size_t length = failed ? 0 : json_dumpb(root, NULL, 0, JSON_COMPACT);
+    size_t padded = (length + 7) & ~(size_t)7;
+    unsigned char *head = length > 0 ? malloc(8 + padded) : NULL;
+    if (head != NULL) {
+        uint64_t prefix = htole64(padded);
+        memcpy(head, &prefix, 8);
+        memset(head + 8, ' ', padded);
+        json_dumpb(root, (char *)head + 8, padded, JSON_COMPACT);
+    }
+    json_decref(root);
+    if (head == NULL) {
+        return attn_error_set(err, ATTN_ERR_NO_MEMORY, "no memory for the head of the answer");
+    }
+    *ret = head;
+    *ret_bytes = 8 + padded;
+    return ATTN_OK;
+}

@@ -1,0 +1,455 @@
+/* config/options.c: the table of options and the only code that reads it. Main thread. */
+#include "config/options.h"
+
+#include <arpa/inet.h>
+#include <ctype.h>
+#include <errno.h>
+#include <inttypes.h>
+#include <stddef.h>
+#include <stdlib.h>
+#include <string.h>
+
+typedef enum kind { KIND_STRING, KIND_U32, KIND_BYTES, KIND_DOUBLE, KIND_CHOICE, KIND_FLAG } kind_t;
+
+typedef struct option {
+    const char *name;
+    kind_t kind;
+    size_t place;        /* offset in attn_options_t */
+    const char *initial; /* parsed like a value from outside */
+    double min, max;     /* numbers */
+    const char *choices; /* KIND_CHOICE: "text|json", numbered from 0 */
+    const char *value;   /* what stands after the name in --help */
+    const char *help;
+} option_t;
+
+#define KIB(n) ((double)(n)*1024.0)
+#define GIB(n) (KIB(n) * 1024.0 * 1024.0)
+#define BYTES_MAX 9007199254740992.0 /* 2^53: above it a double has no room for every integer */
+
+#define STRING(name, field, initial, value, help)                                                                      \
+    {                                                                                                                  \
+        name, KIND_STRING, offsetof(attn_options_t, field), initial, 0, 0, NULL, value, help                           \
+    }
+#define NUMBER(name, field, initial, min, max, help)                                                                   \
+    {                                                                                                                  \
+        name, KIND_U32, offsetof(attn_options_t, field), initial, min, max, NULL, "N", help                            \
+    }
+#define BYTES(name, field, initial, min, max, help)                                                                    \
+    {                                                                                                                  \
+        name, KIND_BYTES, offsetof(attn_options_t, field), initial, min, max, NULL, "BYTES", help                      \
+    }
+#define REAL(name, field, initial, min, max, help)                                                                     \
+    {                                                                                                                  \
+        name, KIND_DOUBLE, offsetof(attn_options_t, field), initial, min, max, NULL, "X", help                         \
+    }
+#define CHOICE(name, field, initial, choices, help)                                                                    \
+    {                                                                                                                  \
+        name, KIND_CHOICE, offsetof(attn_options_t, field), initial, 0, 0, choices, choices, help                      \
+    }
+#define FLAG(name, field, help)                                                                                        \
+    {                                                                                                                  \
+        name, KIND_FLAG, offsetof(attn_options_t, field), "false", 0, 0, NULL, NULL, help                              \
+    }
+
+static const option_t table[] = {
+    STRING("bind", bind, "127.0.0.1", "ADDRESS", "IPv4 or IPv6 address that the TCP doors listen on"),
+    NUMBER("http-port", http_port, "8000", 0, 65535, "port of the HTTP door; 0 = any free port"),
+    NUMBER("grpc-port", grpc_port, "0", 0, 65535, "port of the gRPC door (8001 by custom); 0 = off"),
+    NUMBER("metrics-port", metrics_port, "8002", 0, 65535, "port of /metrics and the probes alone; 0 = off"),
+    STRING("socket", socket, "none", "PATH|none", "Unix socket of the colocated door"),
+    STRING("port-file", port_file, "", "FILE",
+           "write the bound ports (\"http 8000\", a line each) there once they are open"),
+    STRING("devices", devices, "auto", "auto|cpu|all|0,2",
+           "devices to serve on: auto = every usable GPU, else the CPU"),
+    STRING("worker-path", worker_path, "", "FILE", "the attn-worker program; default: beside attnd"),
+    STRING("plugin", plugin, "", "FILE", "shared object with further variants"),
+    BYTES("arena-bytes", arena_bytes, "0", 0, BYTES_MAX,
+          "memory for tensors of requests; 0 = a quarter of the memory, at most 8 GiB"),
+    BYTES("max-request-bytes", max_request_bytes, "0", 0, BYTES_MAX,
+          "largest body of a request; 0 = half of the arena"),
+    BYTES("max-metadata-bytes", max_metadata_bytes, "1M", KIB(4), KIB(65536),
+          "largest protobuf or safetensors header, and JSON body"),
+    NUMBER("max-queue-delay-us", max_queue_delay_us, "0", 0, 1e6,
+           "how long a request may wait for others to be merged with"),
+    NUMBER("queue-limit", queue_limit, "1024", 1, 1048576, "requests waiting for a device; one more gets 503"),
+    NUMBER("http-threads", http_threads, "0", 0, 64, "threads of the HTTP door; 0 = one per core, from 2 to 4"),
+    NUMBER("max-connections", max_connections, "4096", 8, 1048576, "open HTTP connections"),
+    NUMBER("max-connections-per-peer", max_connections_per_peer, "0", 0, 1048576,
+           "open HTTP connections of one address; 0 = no limit (behind a proxy all come from one)"),
+    BYTES("min-upload-rate", min_upload_rate, "64K", 0, GIB(1),
+          "bytes per second that a sender must reach on average, else 408; 0 = any"),
+    BYTES("min-download-rate", min_download_rate, "64K", 0, GIB(1),
+          "bytes per second that a reader must take, else it is cut off; 0 = any"),
+    NUMBER("rate-grace-ms", rate_grace_ms, "5000", 50, 3600e3, "time before the minimum rates count"),
+    NUMBER("header-timeout-ms", header_timeout_ms, "10000", 50, 3600e3, "time for a request's head to arrive"),
+    NUMBER("idle-timeout-ms", idle_timeout_ms, "75000", 50, 86400e3, "time that a connection may stay unused"),
+    NUMBER("drain-delay-ms", drain_delay_ms, "0", 0, 3600e3,
+           "after SIGTERM: not ready but still serving, so that load balancers look elsewhere"),
+    NUMBER("drain-timeout-ms", drain_timeout_ms, "30000", 0, 86400e3,
+           "then: time for accepted requests to finish before they are cancelled"),
+    NUMBER("watchdog-floor-ms", watchdog_floor_ms, "2000", 10, 3600e3,
+           "least time that a launch gets before the watchdog ends its worker"),
+    REAL("watchdog-factor", watchdog_factor, "20", 1, 1e6, "times the expected time that it gets on top"),
+    NUMBER("quarantine-strikes", quarantine_strikes, "2", 1, 1000, "faults that put a variant into quarantine"),
+    NUMBER("quarantine-window-s", quarantine_window_s, "600", 1, 86400, "seconds within which the faults count"),
+    NUMBER("quarantine-s", quarantine_s, "600", 1, 864000, "seconds that a quarantine lasts"),
+    FLAG("test-variants", test_variants, "serve the variants that misbehave on purpose; for tests"),
+    CHOICE("log-format", log_format, "text", "text|json", "form of the log on standard error"),
+    CHOICE("log-level", log_level, "info", "debug|info|warn|error", "least severity that is logged"),
+    FLAG("check-config", check_config, "check the configuration, print it and exit"),
+    FLAG("dump-options", dump_options, "print this table as Markdown and exit"),
+    FLAG("version", version, "print the version and exit"),
+    FLAG("help", help, "print this and exit"),
+};
+#define ROWS (sizeof table / sizeof table[0])
+
+static attn_status_t refuse(attn_error_t *err, const option_t *row, const char *source, const char *value,
+                            const char *right)
+{
+    return attn_error_set(err, ATTN_ERR_INVALID_ARGUMENT, "%s: \"%.80s\" is not valid for --%s; %s", source, value,
+                          row->name, right);
+}
+
+/* Digits with an optional K, M, G or T (powers of 1024). */
+static bool parse_bytes(const char *text, uint64_t *ret)
+{
+    if (!isdigit((unsigned char)*text)) {
+        return false;
+    }
+    char *end;
+    errno = 0;
+    unsigned long long number = strtoull(text, &end, 10);
+    if (errno != 0) {
+        return false;
+    }
+    static const char suffixes[] = "KMGT";
+    unsigned shift = 0;
+    if (*end != '\0') {
+        const char *suffix = strchr(suffixes, toupper((unsigned char)*end));
+        if (suffix == NULL || (end[1] != '\0' && strcasecmp(end + 1, "iB") != 0)) {
+            return false;
+        }
+        shift = 10u * (unsigned)(suffix - suffixes + 1);
+    }
+    if (number > UINT64_MAX >> shift) {
+        return false;
+    }
+    *ret = (uint64_t)number << shift;
+    return true;
+}
+
+static bool parse_choice(const char *choices, const char *value, uint32_t *ret)
+{
+    size_t length = strlen(value);
+    for (uint32_t index = 0; *choices != '\0'; index++) {
+        size_t choice = strcspn(choices, "|");
+        if (choice == length && memcmp(choices, value, length) == 0) {
+            *ret = index;
+            return true;
+        }
+        choices += choice + (choices[choice] == '|');
+    }
+    return false;
+}
+
+static attn_status_t set(attn_options_t *options, const option_t *row, const char *source, const char *value,
+                         attn_error_t *err)
+{
+    void *place = (char *)options + row->place;
+    char right[160];
+    switch (row->kind) {
+    case KIND_STRING:
+        *(const char **)place = value;
+        return ATTN_OK;
+    case KIND_FLAG:
+        if (strcmp(value, "true") == 0 || strcmp(value, "1") == 0) {
+            *(bool *)place = true;
+        } else if (strcmp(value, "false") == 0 || strcmp(value, "0") == 0) {
+            *(bool *)place = false;
+        } else {
+            return refuse(err, row, source, value, "give true or false");
+        }
+        return ATTN_OK;
+    case KIND_CHOICE:
+        if (!parse_choice(row->choices, value, place)) {
+            snprintf(right, sizeof right, "give one of %s", row->choices);
+            return refuse(err, row, source, value, right);
+        }
+        return ATTN_OK;
+    case KIND_U32:
+    case KIND_BYTES: {
+        uint64_t number;
+        bool digits = row->kind == KIND_BYTES || strspn(value, "0123456789") == strlen(value);
+        if (!digits || !parse_bytes(value, &number) || (double)number < row->min || (double)number > row->max) {
+            snprintf(right, sizeof right, "give a whole number from %.0f to %.0f%s", row->min, row->max,
+                     row->kind == KIND_BYTES ? ", with K, M, G or T for powers of 1024 if you like" : "");
+            return refuse(err, row, source, value, right);
+        }
+        if (row->kind == KIND_BYTES) {
+            *(uint64_t *)place = number;
+        } else {
+            *(uint32_t *)place = (uint32_t)number;
+        }
+        return ATTN_OK;
+    }
+    case KIND_DOUBLE: {
+        char *end;
+        double number = strtod(value, &end);
+        if (end == value || *end != '\0' || !(number >= row->min && number <= row->max)) {
+            snprintf(right, sizeof right, "give a number from %g to %g", row->min, row->max);
+            return refuse(err, row, source, value, right);
+        }
+        *(double *)place = number;
+        return ATTN_OK;
+    }
+    }
+    return ATTN_OK;
+}
+
+/* "ATTND_HTTP_PORT" for "http-port". */
+static void variable_name(const option_t *row, char ret[64])
+{
+    size_t used = (size_t)snprintf(ret, 64, "ATTND_");
+    for (const char *c = row->name; *c != '\0' && used < 63; c++) {
+        ret[used++] = *c == '-' ? '_' : (char)toupper((unsigned char)*c);
+    }
+    ret[used] = '\0';
+}
+
+static const char *variable_value(char *const *environment, const char *name)
+{
+    size_t length = strlen(name);
+    for (; environment != NULL && *environment != NULL; environment++) {
+        if (strncmp(*environment, name, length) == 0 && (*environment)[length] == '=') {
+            return *environment + length + 1;
+        }
+    }
+    return NULL;
+}
+
+static attn_status_t parse_arguments(int argc, char *const *argv, attn_options_t *options, attn_error_t *err)
+{
+    for (int i = 1; i < argc; i++) {
+        const char *argument = argv[i];
+        if (strncmp(argument, "--", 2) != 0 || argument[2] == '\0') {
+            return attn_error_set(err, ATTN_ERR_INVALID_ARGUMENT,
+                                  "\"%.80s\" is not an option; options are --name value, see --help", argument);
+        }
+        const char *equals = strchr(argument, '=');
+        size_t length = equals != NULL ? (size_t)(equals - argument - 2) : strlen(argument + 2);
+        const option_t *row = NULL;
+        for (size_t r = 0; r < ROWS && row == NULL; r++) {
+            if (strlen(table[r].name) == length && memcmp(table[r].name, argument + 2, length) == 0) {
+                row = &table[r];
+            }
+        }
+        if (row == NULL) {
+            return attn_error_set(err, ATTN_ERR_INVALID_ARGUMENT, "unknown option --%.*s; --help lists them all",
+                                  (int)(length > 80 ? 80 : length), argument + 2);
+        }
+        const char *value = equals != NULL ? equals + 1 : row->kind == KIND_FLAG ? "true" : argv[i + 1];
+        if (equals == NULL && row->kind != KIND_FLAG) {
+            if (++i >= argc) {
+                return attn_error_set(err, ATTN_ERR_INVALID_ARGUMENT, "--%s needs a value: --%s %s", row->name,
+                                      row->name, row->value);
+            }
+        }
+        attn_status_t status = set(options, row, "command line", value, err);
+        if (status != ATTN_OK) {
+            return status;
+        }
+    }
+    return ATTN_OK;
+}
+
+/* "auto", "cpu", "all", "null" (tests), or distinct small numbers with commas. */
+static bool devices_valid(const char *text)
+{
+    static const char *const words[] = {"auto", "cpu", "all", "null"};
+    for (size_t i = 0; i < sizeof words / sizeof words[0]; i++) {
+        if (strcmp(text, words[i]) == 0) {
+            return true;
+        }
+    }
+    uint64_t seen = 0;
+    for (;;) {
+        char *end;
+        if (!isdigit((unsigned char)*text)) {
+            return false;
+        }
+        unsigned long number = strtoul(text, &end, 10);
+        if (number > 63 || (seen >> number & 1) != 0) {
+            return false;
+        }
+        seen |= UINT64_C(1) << number;
+        if (*end == '\0') {
+            return true;
+        }
+        if (*end != ',') {
+            return false;
+        }
+        text = end + 1;
+    }
+}
+
+/* What one row cannot say. */
+static attn_status_t check_together(const attn_options_t *options, attn_error_t *err)
+{
+    unsigned char address[sizeof(struct in6_addr)];
+    if (inet_pton(AF_INET, options->bind, address) != 1 && inet_pton(AF_INET6, options->bind, address) != 1) {
+        return attn_error_set(err, ATTN_ERR_INVALID_ARGUMENT,
+                              "--bind \"%.80s\" is not an address; give one like 127.0.0.1, 0.0.0.0 or ::1",
+                              options->bind);
+    }
+    if (!devices_valid(options->devices)) {
+        return attn_error_set(err, ATTN_ERR_INVALID_ARGUMENT,
+                              "--devices \"%.80s\" is not valid; give auto, cpu, all, or numbers of GPUs like 0,2",
+                              options->devices);
+    }
+    if (options->metrics_port != 0 && options->metrics_port == options->http_port) {
+        return attn_error_set(err, ATTN_ERR_INVALID_ARGUMENT,
+                              "--http-port and --metrics-port are both %u; /metrics is on the HTTP port anyway, so "
+                              "--metrics-port 0 would do",
+                              options->http_port);
+    }
+    if (options->grpc_port != 0) {
+        return attn_error_set(err, ATTN_ERR_INVALID_ARGUMENT,
+                              "--grpc-port %u: this build of attnd has no gRPC door; give --grpc-port 0",
+                              options->grpc_port);
+    }
+    if (strcmp(options->socket, "none") != 0) {
+        return attn_error_set(err, ATTN_ERR_INVALID_ARGUMENT,
+                              "--socket %.80s: this build of attnd has no Unix socket door; give --socket none",
+                              options->socket);
+    }
+    if (options->plugin[0] != '\0') {
+        return attn_error_set(err, ATTN_ERR_INVALID_ARGUMENT,
+                              "--plugin %.80s: this build of attnd does not load plug-ins; leave the option out",
+                              options->plugin);
+    }
+    if (options->arena_bytes != 0 && options->max_request_bytes > options->arena_bytes) {
+        return attn_error_set(err, ATTN_ERR_INVALID_ARGUMENT,
+                              "--max-request-bytes %" PRIu64 " does not fit --arena-bytes %" PRIu64
+                              "; give at most half of the arena",
+                              options->max_request_bytes, options->arena_bytes);
+    }
+    return ATTN_OK;
+}
+
+attn_status_t attn_options_parse(int argc, char *const *argv, char *const *environment, attn_options_t *ret,
+                                 attn_error_t *err)
+{
+    attn_options_t options = {0};
+    for (size_t r = 0; r < ROWS; r++) {
+        attn_status_t status = set(&options, &table[r], "default", table[r].initial, err);
+        if (status != ATTN_OK) {
+            return status;
+        }
+    }
+    for (size_t r = 0; r < ROWS; r++) {
+        char name[64];
+        variable_name(&table[r], name);
+        const char *value = variable_value(environment, name);
+        attn_status_t status = value != NULL ? set(&options, &table[r], name, value, err) : ATTN_OK;
+        if (status != ATTN_OK) {
+            return status;
+        }
+    }
+    attn_status_t status = parse_arguments(argc, argv, &options, err);
+    if (status == ATTN_OK && !options.help && !options.version && !options.dump_options) {
+        status = check_together(&options, err);
+    }
+    if (status == ATTN_OK) {
+        *ret = options;
+    }
+    return status;
+}
+
+static void print_initial(FILE *out, const option_t *row)
+{
+    if (row->kind != KIND_FLAG && row->initial[0] != '\0') {
+        fprintf(out, " (default %s)", row->initial);
+    }
+}
+
+void attn_options_print_help(FILE *out)
+{
+    fputs("attnd: runs attention kernels for callers over HTTP\n\nUsage: attnd [--option value]...\n\nEvery option can "
+          "also be set in the environment: --http-port as ATTND_HTTP_PORT.\nThe command line wins.\n\n",
+          out);
+    for (size_t r = 0; r < ROWS; r++) {
+        fprintf(out, "  --%s%s%s\n        %s", table[r].name, table[r].value != NULL ? " " : "",
+                table[r].value != NULL ? table[r].value : "", table[r].help);
+        print_initial(out, &table[r]);
+        fputc('\n', out);
+    }
+}
+
+void attn_options_print_markdown(FILE *out)
+{
+    fputs("| option | environment | default | meaning |\n|---|---|---|---|\n", out);
+    for (size_t r = 0; r < ROWS; r++) {
+        char name[64];
+        variable_name(&table[r], name);
+        fprintf(out, "| `--%s` | `%s` | %s%s%s | %s |\n", table[r].name, name, table[r].initial[0] != '\0' ? "`" : "",
+                table[r].initial, table[r].initial[0] != '\0' ? "`" : "", table[r].help);
+    }
+}
+
+void attn_options_print_values(FILE *out, const attn_options_t *options)
+{
+    for (size_t r = 0; r < ROWS; r++) {
+        const option_t *row = &table[r];
+        const void *place = (const char *)options + row->place;
+        fprintf(out, "%s = ", row->name);
+        switch (row->kind) {
+        case KIND_STRING:
+            fputs(*(const char *const *)place, out);
+            break;
+        case KIND_FLAG:
+            fputs(*(const bool *)place ? "true" : "false", out);
+            break;
+        case KIND_U32:
+            fprintf(out, "%" PRIu32, *(const uint32_t *)place);
+            break;
+        case KIND_BYTES:
+            fprintf(out, "%" PRIu64, *(const uint64_t *)place);
+            break;
+        case KIND_DOUBLE:
+            fprintf(out, "%g", *(const double *)place);
+            break;
+        case KIND_CHOICE: {
+            const char *choice = row->choices;
+            for (uint32_t skip = *(const uint32_t *)place; skip > 0; skip--) {
+                choice += strcspn(choice, "|") + 1;
+            }
+            fprintf(out, "%.*s", (int)strcspn(choice, "|"), choice);
+            break;
+        }
+        }
+        fputc('\n', out);
+    }
+}
+
+const char *attn_options_unknown_variable(char *const *environment, size_t *index)
+{
+    for (; environment != NULL && environment[*index] != NULL; ++*index) {
+        const char *variable = environment[*index];
+        if (strncmp(variable, "ATTND_", 6) != 0 || strncmp(variable, "ATTND_SERVICE_", 14) == 0 ||
+            strncmp(variable, "ATTND_PORT", 10) == 0) {
+            continue;
+        }
+        bool known = false;
+        size_t length = strcspn(variable, "=");
+        for (size_t r = 0; r < ROWS && !known; r++) {
+            char name[64];
+            variable_name(&table[r], name);
+            known = strlen(name) == length && memcmp(name, variable, length) == 0;
+        }
+        if (!known) {
+            ++*index;
+            return variable;
+        }
+    }
+    return NULL;
+}
