@@ -1,0 +1,213 @@
+// consumer.cuh: the body that every consumer warp group runs, 64 query rows each.
+//
+// One step issues S = Q K^T of the next block, then O += P V of the current one, and does the softmax of the next
+// block while the second product runs. With two Q buffers the next block may belong to the next tile, so that
+// neither the first product nor the last one of a tile is exposed; the epilogue then runs beside the other warp
+// groups' products.
+#ifndef ATTN_SM90_CONSUMER_CUH
+#define ATTN_SM90_CONSUMER_CUH
+
+#include "epilogue.cuh"
+#include "mask.cuh"
+#include "pipeline.cuh"
+#include "ptx/wgmma.cuh"
+#include "softmax.cuh"
+
+namespace attn_sm90 {
+
+template <class T> struct Consumer {
+    using E = typename T::E;
+    typename T::Shared &sm;
+    int group, row_in_group, lane;
+    Ring<T::kStages> k, v;
+    Ring<T::kQBuffers> q;
+
+    // Ping-pong: a warp group issues its products when the one before it has issued its own.
+    __device__ __forceinline__ void order_wait()
+    {
+        if (T::kOrdered) {
+            named_barrier_sync(kBarrierOrder0 + group, 2 * kWarpGroup);
+        }
+    }
+    __device__ __forceinline__ void order_pass()
+    {
+        if (T::kOrdered) {
+            const int next = group + 1 == T::kGroups ? 0 : group + 1;
+            named_barrier_arrive(kBarrierOrder0 + next, 2 * kWarpGroup);
+        }
+    }
+
+    // S = Q K^T: both K-major; 16 elements are 32 bytes within a column of 64.
+    __device__ __forceinline__ void issue_qk(float (&s)[T::kScoreRegs])
+    {
+        const uint64_t a = matrix_descriptor(smem_addr(sm.q[q.index][group]), 0);
+        const uint64_t b = matrix_descriptor(smem_addr(sm.k[k.index]), 0);
+        wgmma_fence();
+#pragma unroll
+        for (int i = 0; i < T::kHeadDim / 16; ++i) {
+            const uint32_t a_at = (i / 4) * kRowsPerGroup * 128 + (i % 4) * 32;
+            const uint32_t b_at = (i / 4) * T::kKeys * 128 + (i % 4) * 32;
+            WgmmaSs<E, T::kKeys>::run(s, a + (a_at >> 4), b + (b_at >> 4), i != 0);
+        }
+        wgmma_commit();
+    }
+
+    // O (+)= P V: V is MN-major, 16 keys are 16 rows of 128 bytes.
+    __device__ __forceinline__ void issue_pv(float (&o)[T::kOutRegs], const uint32_t (&p)[T::kProbRegs], int accumulate)
+    {
+        const uint64_t b = matrix_descriptor(smem_addr(sm.v[v.index]), T::kKeys * 128);
+        wgmma_fence();
+#pragma unroll
+        for (int i = 0; i < T::kKeys / 16; ++i) {
+            WgmmaRs<E, T::kHeadDim>::run(o, &p[4 * i], b + (i * 16 * 128 >> 4), i != 0 ? 1 : accumulate);
+        }
+        wgmma_commit();
+    }
+
+    __device__ __forceinline__ void wait_k() { wait_full(sm.k_full[k.index], k.parity); }
+    __device__ __forceinline__ void wait_v() { wait_full(sm.v_full[v.index], v.parity); }
+    __device__ __forceinline__ void wait_q() { wait_full(sm.q_full[q.index][group], q.parity); }
+    __device__ __forceinline__ void release_k()
+    {
+        release(sm.k_empty[k.index]);
+        k.advance();
+    }
+    __device__ __forceinline__ void release_v()
+    {
+        release(sm.v_empty[v.index]);
+        v.advance();
+    }
+    __device__ __forceinline__ void release_q()
+    {
+        release(sm.q_empty[q.index][group]);
+        q.advance();
+    }
+
+    template <bool kFirst>
+    __device__ __forceinline__ void softmax(const Mask &mask, int block, float scale, float cap_scale,
+                                            float (&s)[T::kScoreRegs], Rows &rows, float (&rescale)[2])
+    {
+        if (T::kSoftcap) {
+            softcap_apply<T>(cap_scale, s);
+        }
+        if (block >= mask.first_block) {
+            mask_apply<T>(mask, block, lane, s);
+        }
+        softmax_step<T, kFirst>(scale, s, rows, rescale);
+    }
+};
+
+template <class T> __device__ __forceinline__ void consume(typename T::Shared &sm)
+{
+    const int group = __shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x) / kWarpGroup - 1, 0);
+    const int lane = threadIdx.x & 31;
+    const int row_in_group = ((threadIdx.x % kWarpGroup) / 32) * 16 + lane / 4;
+    Consumer<T> io{sm, group, row_in_group, lane, {}, {}, {}};
+    Ring<kTileSlots> slot;
+    float o[T::kOutRegs], s[T::kScoreRegs], rescale[2];
+    uint32_t p[T::kProbRegs];
+    Rows rows;
+
+    wait_full(sm.tile_full[0], 0);
+    if (sm.tile[0].key_blocks == 0) {
+        return;
+    }
+    if (T::kOrdered && group == T::kGroups - 1) {
+        io.order_pass();
+    }
+    for (bool fresh = true;;) {
+        const TileInfo &tile = sm.tile[slot.index];
+        int block = tile.key_blocks - 1;
+        Mask mask = mask_of<T>(tile, group, row_in_group);
+        const float scale = tile.scale, cap_scale = tile.cap_scale;
+        if (!T::kSeamless || fresh) {
+            // First product of a tile that nothing covers.
+            io.wait_q();
+            io.wait_k();
+            io.issue_qk(s);
+            wgmma_wait<0>();
+            hold(s);
+            io.release_k();
+            io.template softmax<true>(mask, block, scale, cap_scale, s, rows, rescale);
+            probabilities_pack<T>(s, p);
+            fresh = false;
+        }
+        int accumulate = 0;
+        for (--block; block >= 0; --block) {
+            io.wait_k();
+            io.order_wait();
+            io.issue_qk(s);
+            io.wait_v();
+            io.issue_pv(o, p, accumulate);
+            io.order_pass();
+            wgmma_wait<1>();
+            hold(s);
+            io.release_k();
+            io.template softmax<false>(mask, block, scale, cap_scale, s, rows, rescale);
+            wgmma_wait<0>();
+            hold(o);
+            hold(p);
+            io.release_v();
+            output_rescale<T>(rescale, o);
+            probabilities_pack<T>(s, p);
+            accumulate = 1;
+        }
+        io.release_q();
+
+        Ring<kTileSlots> next_slot = slot;
+        next_slot.advance();
+        if (T::kSeamless) {
+            wait_full(sm.tile_full[next_slot.index], next_slot.parity);
+            const TileInfo &next = sm.tile[next_slot.index];
+            if (next.key_blocks != 0) {
+                io.wait_q();
+                io.wait_k();
+                io.order_wait();
+                io.issue_qk(s);
+                io.wait_v();
+                io.issue_pv(o, p, accumulate);
+                io.order_pass();
+                const Mask next_mask = mask_of<T>(next, group, row_in_group);
+                const float next_scale = next.scale, next_cap_scale = next.cap_scale;
+                Rows next_rows;
+                wgmma_wait<1>();
+                hold(s);
+                io.release_k();
+                io.template softmax<true>(next_mask, next.key_blocks - 1, next_scale, next_cap_scale, s, next_rows,
+                                          rescale);
+                wgmma_wait<0>();
+                hold(o);
+                hold(p);
+                io.release_v();
+                epilogue<T>(tile, group, row_in_group, lane, rows, o);
+                release(sm.tile_empty[slot.index]);
+                rows = next_rows;
+                probabilities_pack<T>(s, p);
+                slot = next_slot;
+                continue;
+            }
+        }
+        io.wait_v();
+        io.issue_pv(o, p, accumulate);
+        wgmma_wait<0>();
+        hold(o);
+        hold(p);
+        io.release_v();
+        epilogue<T>(tile, group, row_in_group, lane, rows, o);
+        release(sm.tile_empty[slot.index]);
+        if (T::kSeamless) {
+            break;
+        }
+        slot = next_slot;
+        wait_full(sm.tile_full[slot.index], slot.parity);
+        if (sm.tile[slot.index].key_blocks == 0) {
+            break;
+        }
+    }
+    if (T::kOrdered && group == 0) {
+        io.order_wait(); // takes the turn that the last warp group passed on, so that no barrier is left half full
+    }
+}
+
+} // namespace attn_sm90
+#endif

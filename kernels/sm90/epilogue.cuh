@@ -1,0 +1,68 @@
+// epilogue.cuh: O and LSE of a finished tile, from a consumer thread's registers to global memory.
+//
+// Four threads of a quad exchange 16-bit pairs so that each holds 8 consecutive columns, and store 16 bytes each:
+// full 32-byte sectors, no shared memory, no barrier, and rows and columns beyond the problem's end are predicated
+// off, so that a packed neighbour is never touched.
+#ifndef ATTN_SM90_EPILOGUE_CUH
+#define ATTN_SM90_EPILOGUE_CUH
+
+#include "softmax.cuh"
+#include "traits.cuh"
+
+namespace attn_sm90 {
+
+// Transposes 4x4 registers over a quad: out[k] of thread c is in[c] of thread k.
+__device__ __forceinline__ void quad_transpose(uint32_t &x0, uint32_t &x1, uint32_t &x2, uint32_t &x3, int c)
+{
+    const bool odd = c & 1, upper = c & 2;
+    uint32_t r = __shfl_xor_sync(0xffffffffu, odd ? x0 : x1, 1);
+    x0 = odd ? r : x0;
+    x1 = odd ? x1 : r;
+    r = __shfl_xor_sync(0xffffffffu, odd ? x2 : x3, 1);
+    x2 = odd ? r : x2;
+    x3 = odd ? x3 : r;
+    r = __shfl_xor_sync(0xffffffffu, upper ? x0 : x2, 2);
+    x0 = upper ? r : x0;
+    x2 = upper ? x2 : r;
+    r = __shfl_xor_sync(0xffffffffu, upper ? x1 : x3, 2);
+    x1 = upper ? r : x1;
+    x3 = upper ? x3 : r;
+}
+
+template <class T>
+__device__ __forceinline__ void epilogue(const TileInfo &tile, int group, int row_in_group, int lane, const Rows &rows,
+                                         const float (&o)[T::kOutRegs])
+{
+    const int c = lane & 3;
+    const uint32_t d = tile.d;
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+        const int row = tile.row + group * kRowsPerGroup + row_in_group + 8 * r;
+        const bool inside = row < tile.s_q;
+        const float sum = quad_sum(rows.sum[r]);
+        const bool empty = sum == 0.f; // a NaN is not empty
+        const float inverse = empty ? 0.f : 1.f / sum;
+        if (tile.lse != nullptr && inside && c == 0) {
+            tile.lse[row] = empty ? -INFINITY : (rows.top[r] + log2f(sum)) * kLn2;
+        }
+        uint4 *const out = reinterpret_cast<uint4 *>(static_cast<uint16_t *>(tile.o) + row * tile.o_stride) + c;
+#pragma unroll
+        for (int j = 0; j < T::kHeadDim / 8; j += 4) {
+            uint32_t x[4];
+#pragma unroll
+            for (int i = 0; i < 4; ++i) {
+                const int at = 4 * (j + i) + 2 * r;
+                x[i] = pack2<typename T::E>(o[at] * inverse, o[at + 1] * inverse);
+                // A row that sees nothing is zero even where masked values were not finite.
+                x[i] = empty ? 0u : x[i];
+            }
+            quad_transpose(x[0], x[1], x[2], x[3], c);
+            if (inside && static_cast<uint32_t>(8 * (j + c)) < d) {
+                out[j] = make_uint4(x[0], x[1], x[2], x[3]);
+            }
+        }
+    }
+}
+
+} // namespace attn_sm90
+#endif

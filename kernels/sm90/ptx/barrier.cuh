@@ -1,0 +1,91 @@
+// ptx/barrier.cuh: mbarriers in shared memory and named barriers, one instruction per wrapper.
+// Device code; addresses are 32-bit shared-memory addresses. PTX ISA 9.7.13.
+#ifndef ATTN_SM90_PTX_BARRIER_CUH
+#define ATTN_SM90_PTX_BARRIER_CUH
+
+#include <cstdint>
+
+namespace attn_sm90 {
+
+// Named barriers of the kernel. 0 is __syncthreads. Order barrier w belongs to consumer warp group w.
+enum NamedBarrier : int { kBarrierOrder0 = 1, kBarrierOrder1 = 2, kBarrierOrder2 = 3 };
+
+#ifdef ATTN_SM90_JITTER
+// Test build only: a pseudo-random delay of up to about 2 us before every wait and arrive, so that a missing
+// barrier shows as a wrong result. The clock seeds it, so that runs differ.
+__device__ __forceinline__ void jitter(uint32_t salt)
+{
+    uint32_t x = (static_cast<uint32_t>(clock64()) ^ (salt * 2654435761u)) + (threadIdx.x >> 5) * 40503u;
+    x ^= x << 13;
+    x ^= x >> 17;
+    x ^= x << 5;
+    if ((x & 3u) == 0) {
+        __nanosleep((x >> 8) & 2047u);
+    }
+}
+#else
+__device__ __forceinline__ void jitter(uint32_t) {}
+#endif
+
+__device__ __forceinline__ uint32_t smem_addr(const void *p)
+{
+    return static_cast<uint32_t>(__cvta_generic_to_shared(p));
+}
+
+// https://docs.nvidia.com/cuda/parallel-thread-execution/#parallel-synchronization-and-communication-instructions-mbarrier-init
+__device__ __forceinline__ void mbarrier_init(uint32_t bar, uint32_t arrivals)
+{
+    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(bar), "r"(arrivals) : "memory");
+}
+
+// https://docs.nvidia.com/cuda/parallel-thread-execution/#parallel-synchronization-and-communication-instructions-membar-fence
+__device__ __forceinline__ void fence_mbarrier_init()
+{
+    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+}
+
+// https://docs.nvidia.com/cuda/parallel-thread-execution/#parallel-synchronization-and-communication-instructions-mbarrier-arrive
+__device__ __forceinline__ void mbarrier_arrive(uint32_t bar)
+{
+    jitter(bar);
+    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(bar) : "memory");
+}
+
+// https://docs.nvidia.com/cuda/parallel-thread-execution/#parallel-synchronization-and-communication-instructions-mbarrier-arrive
+__device__ __forceinline__ void mbarrier_arrive_expect_tx(uint32_t bar, uint32_t bytes)
+{
+    jitter(bar);
+    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(bar), "r"(bytes) : "memory");
+}
+
+// Returns when the phase with this parity has completed.
+// https://docs.nvidia.com/cuda/parallel-thread-execution/#parallel-synchronization-and-communication-instructions-mbarrier-test-wait-try-wait
+__device__ __forceinline__ void mbarrier_wait(uint32_t bar, uint32_t parity)
+{
+    jitter(bar + 1);
+    asm volatile("{\n"
+                 ".reg .pred done;\n"
+                 "again_%=:\n"
+                 "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
+                 "@!done bra again_%=;\n"
+                 "}\n" ::"r"(bar),
+                 "r"(parity)
+                 : "memory");
+}
+
+// https://docs.nvidia.com/cuda/parallel-thread-execution/#parallel-synchronization-and-communication-instructions-bar
+__device__ __forceinline__ void named_barrier_sync(int id, int threads)
+{
+    jitter(static_cast<uint32_t>(id));
+    asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
+}
+
+// https://docs.nvidia.com/cuda/parallel-thread-execution/#parallel-synchronization-and-communication-instructions-bar
+__device__ __forceinline__ void named_barrier_arrive(int id, int threads)
+{
+    jitter(static_cast<uint32_t>(id) + 16);
+    asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory");
+}
+
+} // namespace attn_sm90
+#endif

@@ -1,0 +1,71 @@
+// traits.cuh: everything about one instantiation that is known at compile time, and its shared memory.
+#ifndef ATTN_SM90_TRAITS_CUH
+#define ATTN_SM90_TRAITS_CUH
+
+#include <cstdint>
+
+#include "tiles.cuh"
+
+namespace attn_sm90 {
+
+constexpr int kWarpGroup = 128;     // threads
+constexpr int kRowsPerGroup = 64;   // query rows of a consumer warp group: the M of wgmma
+constexpr int kColumn = 64;         // elements in a 128-byte row of swizzled shared memory
+constexpr int kTileSlots = 4;       // tiles announced by the producer and not yet finished
+constexpr int kSharedMax = 227 * 1024;
+
+// What the consumers must know about a tile; written by the producer.
+struct TileInfo {
+    int32_t key_blocks; // 0: no more tiles
+    int32_t row;        // first query row
+    int32_t s_q, s_kv;
+    float scale, cap_scale;
+    uint32_t d;
+    uint32_t head, batch;
+    int32_t pad;
+    void *o;            // row 0 of this head
+    int64_t o_stride;   // elements from row to row
+    float *lse;         // row 0 of this head, or NULL
+    const void *problem;
+};
+
+template <class E_, int kHeadDim_, bool kCausal_, bool kSoftcap_> struct Traits {
+    using E = E_;
+    static constexpr int kHeadDim = kHeadDim_;
+    static constexpr bool kCausal = kCausal_;
+    static constexpr bool kSoftcap = kSoftcap_;
+    static constexpr Tile kTile = tile_of<kHeadDim, kCausal>();
+    static constexpr int kRows = kTile.rows;
+    static constexpr int kKeys = kTile.keys;
+    static constexpr int kStages = kTile.stages;
+    static constexpr int kQBuffers = kTile.q_buffers;
+    static constexpr bool kSeamless = kQBuffers == 2; // tiles flow into each other without draining
+    static constexpr bool kOrdered = kTile.ordered;
+    static constexpr int kGroups = kRows / kRowsPerGroup; // consumer warp groups
+    static constexpr int kThreads = (kGroups + 1) * kWarpGroup;
+    static constexpr int kColumns = (kHeadDim + kColumn - 1) / kColumn;
+    static constexpr int kQBytes = kRowsPerGroup * kColumns * 128; // of one warp group
+    static constexpr int kKvBytes = kKeys * kColumns * 128;        // K or V of one block
+    static constexpr int kScoreRegs = kKeys / 2;
+    static constexpr int kProbRegs = kKeys / 4;
+    static constexpr int kOutRegs = kHeadDim / 2;
+
+    struct Shared {
+        alignas(1024) unsigned char q[kQBuffers][kGroups][kQBytes];
+        alignas(1024) unsigned char k[kStages][kKvBytes];
+        alignas(1024) unsigned char v[kStages][kKvBytes];
+        uint64_t q_full[kQBuffers][kGroups], q_empty[kQBuffers][kGroups];
+        uint64_t k_full[kStages], k_empty[kStages];
+        uint64_t v_full[kStages], v_empty[kStages];
+        uint64_t tile_full[kTileSlots], tile_empty[kTileSlots];
+        TileInfo tile[kTileSlots];
+    };
+    static_assert(sizeof(Shared) <= kSharedMax, "shared memory");
+    static_assert(kRows % kRowsPerGroup == 0 && kKeys % 16 == 0 && kKeys <= 256, "shape of wgmma and TMA box");
+    static_assert(kTile.producer_registers + kGroups * kTile.consumer_registers <=
+                      65536 / kThreads / 8 * 8 * (kGroups + 1),
+                  "setmaxnreg cannot hand out more registers than the launch took");
+};
+
+} // namespace attn_sm90
+#endif

@@ -1,0 +1,44 @@
+// unified.cuh: the kernel, composed of its roles: warp group 0 produces, the others consume.
+#ifndef ATTN_SM90_UNIFIED_CUH
+#define ATTN_SM90_UNIFIED_CUH
+
+#include "consumer.cuh"
+#include "kernels.cuh"
+#include "producer.cuh"
+
+namespace attn_sm90 {
+
+template <class T> __global__ void __launch_bounds__(T::kThreads, 1) unified(const __grid_constant__ GroupArgs args)
+{
+    extern __shared__ __align__(1024) unsigned char memory[];
+    typename T::Shared &sm = *reinterpret_cast<typename T::Shared *>(memory);
+
+    if (threadIdx.x == 0) {
+        pipeline_init<T>(sm);
+    }
+    __syncthreads();
+    if (threadIdx.x < kWarpGroup) {
+        registers_drop<T::kTile.producer_registers>();
+        if (threadIdx.x < 32) {
+            produce<T>(sm, args);
+        }
+    } else {
+        registers_raise<T::kTile.consumer_registers>();
+        consume<T>(sm);
+    }
+}
+
+template <class T> constexpr Kernel kernel_of()
+{
+    return {unified<T>, static_cast<uint32_t>(sizeof(typename T::Shared)), T::kThreads, T::kRows, T::kKeys};
+}
+
+// Indexed by 2*causal + softcap.
+template <class E, int kHeadDim> struct KernelSet {
+    static constexpr Kernel kKernels[4] = {
+        kernel_of<Traits<E, kHeadDim, false, false>>(), kernel_of<Traits<E, kHeadDim, false, true>>(),
+        kernel_of<Traits<E, kHeadDim, true, false>>(), kernel_of<Traits<E, kHeadDim, true, true>>()};
+};
+
+} // namespace attn_sm90
+#endif

@@ -1,0 +1,11 @@
+// variants/unified_fp16_d64.cu: the four kernels (causal, softcap) of one dtype and head-dim class.
+#include "../unified.cuh"
+
+namespace attn_sm90 {
+
+const Kernel *kernels_fp16_d64()
+{
+    return KernelSet<__half, 64>::kKernels;
+}
+
+} // namespace attn_sm90
