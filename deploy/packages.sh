@@ -36,16 +36,3 @@ packages_install() {
         fi
     fi
 }
-
-# Prints a port that nothing listens on.
-free_port() {
-    local port
-    for port in $(shuf -i 20000-32000 -n 50); do
-        if ! (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null; then
-            echo "$port"
-            return 0
-        fi
-    done
-    say "no free TCP port between 20000 and 32000"
-    return 1
-}

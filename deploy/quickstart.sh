@@ -26,12 +26,13 @@ packages_install "${BUILD_PACKAGES[@]}" curl ca-certificates
 
 build=${ATTN_BUILD_DIR:-build}
 input=tests/data/minilm_qkv.safetensors
-log=$(mktemp -t attnd-quickstart.XXXXXX)
-answer=$(mktemp -t attnd-answer.XXXXXX)
+scratch=$(mktemp -d -t attnd-quickstart.XXXXXX)
+log=$scratch/log
+answer=$scratch/answer.safetensors
 pid=
 stop() {
     [ -z "$pid" ] || { kill "$pid" 2>/dev/null && wait "$pid" || true; }
-    rm -f "$log" "$answer"
+    rm -rf "$scratch"
 }
 trap stop EXIT
 
@@ -39,16 +40,16 @@ say "building into $build/"
 cmake -S . -B "$build" -G Ninja -DCMAKE_BUILD_TYPE=Release -DBUILD_TESTING=OFF -DATTN_BENCH=OFF >"$log" 2>&1 || { cat "$log" >&2; exit 1; }
 cmake --build "$build" >"$log" 2>&1 || { tail -50 "$log" >&2; exit 1; }
 
-port=$(free_port)
-url=http://127.0.0.1:$port
-"$build/bin/attnd" --http-port "$port" --grpc-port 0 --metrics-port 0 --socket none >"$log" 2>&1 &
+"$build/bin/attnd" --http-port 0 --port-file "$scratch/ports" --metrics-port 0 >"$log" 2>&1 &
 pid=$!
+url=
 for _ in $(seq 200); do
-    curl -fsS -o /dev/null --max-time 2 "$url/v2/health/ready" 2>/dev/null && break
     kill -0 "$pid" 2>/dev/null || { say "attnd ended before it was ready:"; cat "$log" >&2; pid=; exit 1; }
+    [ ! -s "$scratch/ports" ] || url=http://127.0.0.1:$(awk '$1 == "http" {print $2}' "$scratch/ports")
+    [ -z "$url" ] || ! curl -fs -o /dev/null --max-time 2 "$url/v2/health/ready" || break
     sleep 0.05
 done
-curl -fsS -o /dev/null --max-time 2 "$url/v2/health/ready" || { say "attnd is not ready:"; cat "$log" >&2; exit 1; }
+curl -fsS -o /dev/null --max-time 2 "${url:-http://127.0.0.1:0}/v2/health/ready" || { say "attnd is not ready:"; cat "$log" >&2; exit 1; }
 
 run() { printf '\n$ %s\n' "$*"; "$@"; }
 run curl -fsS --max-time 60 -H 'Content-Type: application/safetensors' --data-binary "@$input" -o "$answer" "$url/v1/attention?return_lse=true"

@@ -15,7 +15,7 @@ for argument in "$@"; do
             cat <<HELP
 usage: tests/run.sh [--full] [--only=STEP[,STEP…]]
   --full   fault tests at their full length, and bodies over 2 GiB (about 15 minutes and 12 GiB of memory more)
-  --only   of: source cppcheck build unit e2e asan tsan install gpu
+  --only   of: source cppcheck build unit gpu e2e asan tsan
 Environment: ATTN_CUDA=OFF leaves the CUDA parts out.
 HELP
             exit 0
@@ -185,10 +185,6 @@ extra=()
 if wanted e2e; then
     title "end-to-end tests"
     ATTN_BIN=$build/bin pytest_run e2e $((full ? 3600 : 900)) --timeout $((full ? 600 : 120)) "${extra[@]}" tests/e2e
-fi
-if wanted install; then
-    title "cmake --install, pkg-config"
-    step install 120 tests/install/check.sh "$build"
 fi
 
 export UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1
