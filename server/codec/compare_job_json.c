@@ -1,8 +1,11 @@
 /* codec/compare_job_json.c: how a job stands, in JSON: see compare_json.h. Pure; any thread; owns nothing. */
 #include <math.h>
+#include <stdio.h>
+#include <string.h>
 #include <time.h>
 
 #include "base/about.h"
+#include "base/text.h"
 #include "codec/compare_json.h"
 #include "codec/json.h"
 
@@ -10,6 +13,18 @@
 static json_t *real(double value)
 {
     return isfinite(value) ? json_real(value) : json_null();
+}
+
+/* Text from a worker or a driver, cut at some byte: what is not UTF-8 any more is shown as '?'. */
+static json_t *text_json(const char *text)
+{
+    json_t *value = json_string(text);
+    if (value == NULL) {
+        char quoted[ATTN_ERROR_MESSAGE_MAX];
+        attn_text_quote(quoted, sizeof(quoted), text, strlen(text));
+        value = json_string(quoted);
+    }
+    return value;
 }
 
 static void put(json_t *object, const char *name, json_t *value)
@@ -21,10 +36,11 @@ static json_t *error_json(const attn_error_t *error, const attn_missing_t *missi
 {
     json_t *list = json_array();
     for (uint32_t i = 0; missing != NULL && i < missing->count; i++) {
-        json_array_append_new(list, json_string(missing->item[i]));
+        json_array_append_new(list, text_json(missing->item[i]));
     }
-    return json_pack("{s:s, s:s, s:b, s:o}", "error", error->message, "code", attn_status_name(error->status),
-                     "retryable", attn_status_retryable(error->status), "missing", list);
+    return json_pack("{s:o, s:s, s:b, s:o}", "error", text_json(error->message), "code",
+                     attn_status_name(error->status), "retryable", attn_status_retryable(error->status), "missing",
+                     list);
 }
 
 static json_t *shape_json(const attn_spec_t *spec)
@@ -96,10 +112,10 @@ static json_t *provenance_json(const attn_compare_view_t *view)
     }
     attn_about_cpu(cpu, sizeof(cpu));
     const attn_device_view_t *device = &view->device;
-    return json_pack("{s:s, s:s, s:s, s:s, s:I, s:I, s:s, s:s}", "build", attn_about_build(), "device",
-                     device->device.uuid, "device_name", device->device.name, "driver", device->driver, "sm_clock_mhz",
-                     (json_int_t)device->sm_clock_mhz, "mem_clock_mhz", (json_int_t)device->mem_clock_mhz, "cpu", cpu,
-                     "time", when);
+    return json_pack("{s:s, s:s, s:o, s:o, s:I, s:I, s:o, s:s}", "build", attn_about_build(), "device",
+                     device->device.uuid, "device_name", text_json(device->device.name), "driver",
+                     text_json(device->driver), "sm_clock_mhz", (json_int_t)device->sm_clock_mhz, "mem_clock_mhz",
+                     (json_int_t)device->mem_clock_mhz, "cpu", text_json(cpu), "time", when);
 }
 
 static json_t *result_json(const attn_compare_view_t *view)
@@ -113,7 +129,9 @@ static json_t *result_json(const attn_compare_view_t *view)
     json_t *result = json_object();
     put(result, "problem", problem_json(view));
     if (view->has_seed) {
-        put(result, "seed", json_integer((json_int_t)view->seed));
+        char digits[24]; /* jansson's integers end at 2^63-1 */
+        snprintf(digits, sizeof(digits), "%llu", (unsigned long long)view->seed);
+        put(result, "seed", view->seed <= INT64_MAX ? json_integer((json_int_t)view->seed) : json_string(digits));
     }
     put(result, "reference", json_string("reference"));
     put(result, "results", rows);

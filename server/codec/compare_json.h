@@ -18,8 +18,8 @@
 attn_status_t attn_compare_json_read(const char *text, size_t bytes, attn_ask_t *ask, attn_compare_ask_t *compare,
                                      attn_error_t *err);
 
-/* A job as the members of attn.v1.Job; malloc'ed, NULL without memory. `with_result` leaves the rows out of a job that
- * has not ended. Numbers that are not finite are null. */
+/* A job as the members of attn.v1.Job; malloc'ed, NULL without memory. Without `with_result` only its state and
+ * progress. Numbers that are not finite are null. */
 char *attn_compare_json_write(const attn_compare_view_t *view, bool with_result);
 
 #endif
