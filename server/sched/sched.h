@@ -58,6 +58,7 @@ typedef struct attn_device_view {
     uint32_t restarts;
     char driver[32];         /* driver version, or "" */
     uint32_t sm_clock_mhz, mem_clock_mhz; /* as last read; 0 = unknown */
+    char why[256];           /* the last failure of a worker of this device, or "" */
 } attn_device_view_t;
 typedef struct attn_quarantine_view {
     const attn_variant_info_t *variant;

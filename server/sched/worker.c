@@ -17,6 +17,8 @@
 /* A job that still gets on is left to run beyond its budget, but not for ever. */
 enum { BUDGET_STRETCH = 20 };
 #define PROGRESS_NS (1 * ATTN_NS_PER_S)
+/* One job at a time, so always the same pages of the sequence area. */
+enum { JOB_SLOT = 0 };
 
 typedef struct ends {
     int control[2], job_bell, done_bell, ring;
@@ -110,7 +112,7 @@ void attn_worker_give(attn_worker_t *worker, attn_request_t *request, uint64_t s
     attn_wire_job_t job = {
         .serial = serial,
         .op = request->op,
-        .slot = (uint32_t)(serial % ATTN_WIRE_SLOTS),
+        .slot = JOB_SLOT,
         .warmup = request->warmup,
         .repeat = request->repeat ? request->repeat : 1,
         .seed = request->seed,
@@ -152,7 +154,7 @@ void attn_worker_cancel(attn_worker_t *worker, int64_t now_ns)
     if (worker->cancel_ns)
         return;
     worker->cancel_ns = now_ns;
-    attn_ring_job_cancel(&worker->ring, (uint32_t)(worker->serial % ATTN_WIRE_SLOTS), worker->serial);
+    attn_ring_job_cancel(&worker->ring, JOB_SLOT, worker->serial);
 }
 
 void attn_worker_end(attn_worker_t *worker, attn_worker_end_t why, int64_t now_ns)
