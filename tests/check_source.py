@@ -39,7 +39,7 @@ def part_of(path):
 def included(path, name):
     """The part that `#include "name"` written in `path` means; None for generated and third-party headers."""
     if (ROOT / path.parent / name).exists():
-        return part_of(path.parent / name) if ".." not in Path(name).parts else ("back", name)
+        return part_of((ROOT / path.parent / name).resolve().relative_to(ROOT))
     for root in ("server", "kernels/include", "kernels", "client/include", "client", "tests/unit", "tests"):
         if (ROOT / root / name).exists():
             return part_of(Path(root) / name)
@@ -87,7 +87,7 @@ def main():
         wrong += check_includes(path, lines)
         if len(lines) > LINES_MAX:
             wrong.append(f"{path}:{LINES_MAX}: {len(lines)} lines; {LINES_MAX} is the limit")
-        if not lines or not lines[0].startswith("/*"):
+        if not lines or not lines[0].startswith(("/*", "//")):
             wrong.append(f"{path}:1: the first line must begin the comment that says what the file is for")
         for number, line in enumerate(lines, 1):
             if re.search(r"\b(TODO|FIXME|XXX)\b", line):

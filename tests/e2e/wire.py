@@ -201,7 +201,8 @@ class Raw:
         except (BrokenPipeError, ConnectionResetError):
             pass
 
-    def _more(self):
+    def receive(self):
+        """Takes in what comes next; false when the server has closed."""
         try:
             data = self.sock.recv(1 << 20)
         except ConnectionResetError:
@@ -213,7 +214,7 @@ class Raw:
         """The next answer, interim ones skipped; None when the server closed without one."""
         while True:
             while b"\r\n\r\n" not in self.buffer:
-                if not self._more():
+                if not self.receive():
                     return None
             top, _, rest = self.buffer.partition(b"\r\n\r\n")
             lines = top.decode("latin-1").split("\r\n")
@@ -225,7 +226,7 @@ class Raw:
             n = int(headers.get("content-length", 0))
             self.buffer = rest
             while len(self.buffer) < n:
-                if not self._more():
+                if not self.receive():
                     raise AssertionError(f"closed after {len(self.buffer)} of {n} bytes of a {status}")
             body, self.buffer = self.buffer[:n], self.buffer[n:]
             return Answer(status, headers, body)
@@ -233,7 +234,7 @@ class Raw:
     def closed(self):
         """Whether the server has closed its side (waits for the time limit)."""
         try:
-            return not self._more()
+            return not self.receive()
         except (TimeoutError, socket.timeout):
             return False
 
