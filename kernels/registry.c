@@ -7,40 +7,34 @@
 #include "cpu/cpu_info.h"
 #include "faults/faults_info.h"
 #include "reference/reference_info.h"
-#ifdef ATTN_HAVE_SM90_ROWS
 #include "sm90/unified_info.h"
-#endif
 
-enum { REGISTRY_MAX = 64 };
-
-/* Rows in the order in which a listing shows them. */
-static const struct {
-    const attn_variant_info_t *rows;
-    size_t count;
-} registry_sections[] = {
-#ifdef ATTN_HAVE_SM90_ROWS
-    {attn_unified_infos, ATTN_UNIFIED_COUNT},
-#endif
-    {&attn_cpu_info, 1},
-    {&attn_reference_info, 1},
-    {attn_fault_infos, ATTN_FAULT_COUNT},
+/* Rows in the order in which a listing shows them; the test variants follow. */
+static const attn_variant_info_t *const registry_named[] = {
+    &attn_variant_info_unified,
+    &attn_cpu_info,
+    &attn_reference_info,
+    &attn_variant_info_gqa_fwd_ws,
+    &attn_variant_info_gqa_prefill_fwd_ws,
 };
 
-static const attn_variant_info_t *registry_rows[REGISTRY_MAX];
-static size_t registry_count;
+enum { REGISTRY_NAMED = sizeof registry_named / sizeof registry_named[0] };
+
+static const attn_variant_info_t *registry_rows[REGISTRY_NAMED + ATTN_FAULT_COUNT];
 static pthread_once_t registry_once = PTHREAD_ONCE_INIT;
 
 static void registry_make(void)
 {
-    for (size_t s = 0; s < sizeof registry_sections / sizeof registry_sections[0]; s++)
-        for (size_t i = 0; i < registry_sections[s].count && registry_count < REGISTRY_MAX; i++)
-            registry_rows[registry_count++] = &registry_sections[s].rows[i];
+    for (size_t i = 0; i < REGISTRY_NAMED; i++)
+        registry_rows[i] = registry_named[i];
+    for (size_t i = 0; i < ATTN_FAULT_COUNT; i++)
+        registry_rows[REGISTRY_NAMED + i] = &attn_fault_infos[i];
 }
 
 const attn_variant_info_t *const *attn_variant_table(size_t *ret_count)
 {
     pthread_once(&registry_once, registry_make);
-    *ret_count = registry_count;
+    *ret_count = REGISTRY_NAMED + ATTN_FAULT_COUNT;
     return registry_rows;
 }
 
