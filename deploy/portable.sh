@@ -3,8 +3,9 @@
 # NVIDIA driver where there is a GPU): third-party libraries and the CUDA runtime are linked statically. The result
 # is build-portable/attnd-portable.tar.gz and the unpacked tree beside it.
 #
-# libmicrohttpd is built from the distribution's own source package, because its packaged archive needs GnuTLS and all
-# that hangs on it; without HTTPS it is 105 KB and needs only libc.
+# Three libraries are built from the distribution's own source packages: the packaged archive of libmicrohttpd needs GnuTLS
+# and all that hangs on it (without HTTPS it is 105 KB and needs only libc), those of jansson and protobuf-c are not
+# position independent, which libattn.so needs.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source deploy/packages.sh
@@ -41,26 +42,48 @@ fetch_source() {
     (cd "$deps/src" && timeout 300 apt-get "${options[@]}" source --only-source "$1")
 }
 
-if [ ! -e "$deps/lib/libmicrohttpd.a" ]; then
-    say "building libmicrohttpd without HTTPS"
-    ls -d "$deps"/src/libmicrohttpd-*/ >/dev/null 2>&1 || fetch_source libmicrohttpd >"$deps/fetch.log" 2>&1 || {
-        cat "$deps/fetch.log" >&2
-        exit 1
-    }
+# In the unpacked source: autoconf's generated files look outdated by accident of unpacking, nothing is to be regenerated.
+build_libmicrohttpd() {
+    ./configure --prefix="$deps" --libdir="$deps/lib" --disable-https --disable-shared --enable-static --with-pic --disable-doc \
+        --disable-examples --disable-tools --disable-curl AUTOMAKE=: AUTOCONF=: ACLOCAL=: AUTOHEADER=: MAKEINFO=: CFLAGS="$flags"
+    make -j"$(nproc)" -C src/include
+    make -j"$(nproc)" -C src/microhttpd libmicrohttpd.la
+    make -C src/microhttpd install-libLTLIBRARIES
+    make -C src/include install
+    make install-pkgconfigDATA
+}
+build_jansson() {
+    cmake -S . -B portable -G Ninja -DCMAKE_INSTALL_PREFIX="$deps" -DCMAKE_INSTALL_LIBDIR=lib -DCMAKE_POSITION_INDEPENDENT_CODE=ON \
+        -DCMAKE_C_FLAGS="$flags" -DJANSSON_BUILD_DOCS=OFF -DJANSSON_BUILD_SHARED_LIBS=OFF -DJANSSON_EXAMPLES=OFF \
+        -DJANSSON_WITHOUT_TESTS=ON
+    cmake --build portable
+    cmake --install portable
+}
+build_protobuf-c() {
+    cc $flags -fPIC -I. -c protobuf-c/protobuf-c.c -o protobuf-c.o
+    ar rcs "$deps/lib/libprotobuf-c.a" protobuf-c.o
+}
+
+flags="-O2 -g0 -fstack-protector-strong"
+mkdir -p "$deps/lib"
+for source in libmicrohttpd:libmicrohttpd jansson:libjansson protobuf-c:libprotobuf-c; do
+    name=${source%:*}
+    [ ! -e "$deps/lib/${source#*:}.a" ] || continue
+    say "building $name from its source package"
+    set +e # inside an if or an || the subshell's own set -e would do nothing
     (
-        cd "$deps"/src/libmicrohttpd-*/
-        # The generated files are newer or older than their sources by accident of unpacking: nothing is to be regenerated.
-        ./configure --prefix="$deps" --libdir="$deps/lib" --disable-https --disable-shared --enable-static --with-pic \
-            --disable-doc --disable-examples --disable-tools --disable-curl \
-            AUTOMAKE=: AUTOCONF=: ACLOCAL=: AUTOHEADER=: MAKEINFO=: CFLAGS="-O2 -g0 -fstack-protector-strong"
-        make -j"$(nproc)" -C src/include && make -j"$(nproc)" -C src/microhttpd libmicrohttpd.la
-        make -C src/microhttpd install-libLTLIBRARIES && make -C src/include install
-        make install-pkgconfigDATA
-    ) >"$deps/microhttpd.log" 2>&1 || {
-        tail -30 "$deps/microhttpd.log" >&2
+        set -e
+        ls -d "$deps/src/$name"-*/ >/dev/null 2>&1 || fetch_source "$name"
+        cd "$deps/src/$name"-*/
+        "build_$name"
+    ) >"$deps/$name.log" 2>&1 </dev/null
+    status=$?
+    set -e
+    [ $status = 0 ] || {
+        tail -30 "$deps/$name.log" >&2
         exit 1
     }
-fi
+done
 
 PKG_CONFIG_PATH=$deps/lib/pkgconfig cmake -S . -B "$build" -G Ninja -DCMAKE_BUILD_TYPE=Release -DATTN_PORTABLE=ON -DBUILD_TESTING=OFF \
     -DATTN_BENCH=ON -DATTN_CUDA="${ATTN_CUDA:-ON}" -DCMAKE_PREFIX_PATH="$deps" -DCMAKE_INSTALL_PREFIX=/usr/local -DCMAKE_INSTALL_LIBDIR=lib
