@@ -217,9 +217,11 @@ attn_status_t attn_wire_compare(const attn_client_compare_t *compare, attn_wire_
         to.seed_presence_case = ATTN__V1__COMPARE_REQUEST__SEED_PRESENCE_SEED;
         to.seed = compare->seed;
     }
-    if (compare->rounds > 0) {
+    if (compare->has_warmup) {
         to.warmup_presence_case = ATTN__V1__COMPARE_REQUEST__WARMUP_PRESENCE_WARMUP;
         to.warmup = compare->warmup;
+    }
+    if (compare->has_rounds) {
         to.repeat_presence_case = ATTN__V1__COMPARE_REQUEST__REPEAT_PRESENCE_REPEAT;
         to.repeat = compare->rounds;
     }

@@ -121,7 +121,8 @@ typedef struct attn_client_compare {
     uint64_t seed;
     const char *const *variants; /* NULL: all that can do the request */
     uint32_t variant_count;
-    uint32_t warmup, rounds; /* untimed and timed rounds per variant; rounds 0: the daemon's defaults for both */
+    bool has_warmup, has_rounds; /* else the daemon chooses by the expected time */
+    uint32_t warmup, rounds;     /* untimed and timed rounds per variant */
 } attn_client_compare_t;
 
 typedef struct attn_client_row {

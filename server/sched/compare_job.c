@@ -161,6 +161,7 @@ static void request_prepare(attn_compare_job_t *job)
     request->seed = job->view.seed;
     request->repeat = 1;
     request->peer = job->peer;
+    request->ticket = job->ticket;
     if (job->phase == ATTN_COMPARE_RUN || job->phase == ATTN_COMPARE_JUDGE) {
         request->o = job->o;
         request->lse = job->lse;

@@ -1,0 +1,107 @@
+/* tell.c: errors and progress as the user sees them. One thread; owns the flag that SIGINT sets. */
+#include <jansson.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "ctl.h"
+
+static volatile sig_atomic_t interrupted;
+static bool line_shown;
+
+static void on_interrupt(int signal_number)
+{
+    interrupted = 1;
+}
+
+static void print_json_error(const attn_client_error_t *error)
+{
+    json_t *missing = json_array();
+    for (uint32_t i = 0; i < error->missing.count; i++) {
+        json_array_append_new(missing, json_string(error->missing.item[i]));
+    }
+    json_t *root = json_pack("{s:s, s:s, s:s, s:b, s:o}", "error", error->error.message, "code",
+                             attn_status_name(error->error.status), "request_id", error->request_id, "retryable",
+                             error->retryable, "missing", missing);
+    json_dumpf(root, stdout, JSON_COMPACT);
+    putchar('\n');
+    json_decref(root);
+}
+
+static int exit_code(attn_status_t status)
+{
+    return status == ATTN_ERR_CONNECTION || status == ATTN_ERR_TIMEOUT ? CTL_UNREACHABLE : CTL_REFUSED;
+}
+
+int ctl_fail(const ctl_options_t *options, const attn_client_error_t *error)
+{
+    ctl_progress_erase();
+    if (options->json) {
+        print_json_error(error);
+    } else {
+        fprintf(stderr, "attnctl: %s\n", error->error.message);
+        for (uint32_t i = 0; i < error->missing.count; i++) {
+            fprintf(stderr, "  %s\n", error->missing.item[i]);
+        }
+    }
+    return exit_code(error->error.status);
+}
+
+int ctl_fail_local(const ctl_options_t *options, const attn_error_t *error)
+{
+    attn_client_error_t whole;
+    memset(&whole, 0, sizeof(whole));
+    whole.error = *error;
+    (void)ctl_fail(options, &whole);
+    return CTL_USAGE;
+}
+
+bool ctl_open(const ctl_options_t *options, attn_client_t **ret, int *ret_exit)
+{
+    attn_client_error_t error;
+    struct sigaction action = {.sa_handler = on_interrupt, .sa_flags = (int)SA_RESETHAND}; /* twice ends at once */
+    sigaction(SIGINT, &action, NULL);
+    if (attn_client_open(options->server, NULL, ret, &error) != ATTN_OK) {
+        *ret_exit = ctl_fail_local(options, &error.error);
+        return false;
+    }
+    return true;
+}
+
+void ctl_progress_erase(void)
+{
+    if (line_shown) {
+        fputs("\r\033[K", stderr);
+        line_shown = false;
+    }
+}
+
+static bool progress_tell(void *arg, attn_client_phase_t phase, uint64_t done, uint64_t total)
+{
+    static const char *const words[] = {"sending", "waiting", "receiving"};
+    static int last = -1;
+    int now = (int)phase * 1000 + (total > 0 ? (int)((double)done / (double)total * 100) : 0);
+    bool small = total < (UINT64_C(8) << 20) && phase != ATTN_CLIENT_WAITING;
+    if (!small && now != last && isatty(STDERR_FILENO)) {
+        last = now;
+        if (phase == ATTN_CLIENT_WAITING) {
+            fprintf(stderr, "\r\033[K%s", words[phase]);
+        } else {
+            fprintf(stderr, "\r\033[K%s %d%% of %.1f MiB", words[phase], now % 1000, (double)total / 1048576);
+        }
+        line_shown = true;
+    }
+    return interrupted == 0;
+}
+
+const attn_client_progress_t ctl_progress = {progress_tell, NULL};
+
+bool ctl_progress_step(void *arg, uint32_t done, uint32_t total, const char *step)
+{
+    if (isatty(STDERR_FILENO)) {
+        fprintf(stderr, "\r\033[Kstep %u of %u: %s", done + 1 < total ? done + 1 : total, total, step);
+        line_shown = true;
+    }
+    return interrupted == 0;
+}
