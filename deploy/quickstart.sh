@@ -57,7 +57,7 @@ run curl -fsS --max-time 60 -H 'Content-Type: application/safetensors' --data-bi
 length=$(od -An -t u8 -N 8 "$answer" | tr -d ' ')
 echo "answer: $(head -c $((8 + length)) "$answer" | tail -c "$length")"
 run "$build/bin/attnctl" --server "$url" variants
-run "$build/bin/attnctl" --server "$url" compare --input "$input"
+run "$build/bin/attnctl" --server "$url" compare "$input"
 
 if [ "$serve" = 1 ]; then
     printf '\nattnd serves at %s (pid %s); Ctrl-C stops it\n' "$url" "$pid"

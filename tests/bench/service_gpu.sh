@@ -25,7 +25,7 @@ for _ in $(seq 200); do
 done
 url=http://127.0.0.1:$(awk '$1 == "http" {print $2}' "$ports")
 "$bin/attnctl" --server "$url" variants
-timeout 30 "$bin/attnctl" --server "$url" compare --input "$input"
+timeout 30 "$bin/attnctl" --server "$url" compare "$input"
 kill $pid
 wait $pid
 echo "exit status of attnd: $?"
