@@ -16,7 +16,8 @@ typedef struct attn_admit attn_admit_t;
 typedef struct attn_ticket attn_ticket_t; /* one request's credit and places */
 
 typedef struct attn_admit_options {
-    uint64_t arena_bytes;       /* inputs and outputs together; 0 = a quarter of the memory this process may use, at most 8 GiB */
+    uint64_t
+        arena_bytes; /* inputs and outputs together; 0 = a quarter of the memory this process may use, at most 8 GiB */
     uint64_t max_request_bytes; /* body; 0 = half of the arena */
 } attn_admit_options_t;
 
@@ -30,10 +31,10 @@ attn_status_t attn_admit_open(attn_admit_t *admit, uint64_t peer, uint64_t input
 /* Changes the ticket's credit to what the metadata turned out to need; giving back always succeeds. */
 attn_status_t attn_admit_resize(attn_ticket_t *ticket, uint64_t input_bytes, uint64_t output_bytes, attn_error_t *err);
 
-/* A page-aligned place of `bytes` (0 is valid) within the ticket's credit, in the input or output arena. UNAVAILABLE when the arena is too
- * fragmented. *ret_address is where this process writes or reads it. */
-attn_status_t attn_admit_place(attn_ticket_t *ticket, bool output, uint64_t bytes, attn_place_t *ret, void **ret_address,
-                               attn_error_t *err);
+/* A page-aligned place of `bytes` (0 is valid) within the ticket's credit, in the input or output arena. UNAVAILABLE
+ * when the arena is too fragmented. *ret_address is where this process writes or reads it. */
+attn_status_t attn_admit_place(attn_ticket_t *ticket, bool output, uint64_t bytes, attn_place_t *ret,
+                               void **ret_address, attn_error_t *err);
 
 void attn_admit_arrived(attn_ticket_t *ticket); /* the body is complete */
 void attn_admit_close(attn_ticket_t *ticket);   /* gives places and credit back; NULL is fine */
@@ -42,7 +43,7 @@ void attn_admit_close(attn_ticket_t *ticket);   /* gives places and credit back;
 void attn_admit_leak(attn_ticket_t *ticket);
 
 typedef struct attn_admit_view {
-    uint64_t input_bytes, output_bytes;             /* sizes */
+    uint64_t input_bytes, output_bytes; /* sizes */
     uint64_t input_used, output_used, arriving, leaked;
     uint64_t max_request_bytes;
     uint32_t tickets;

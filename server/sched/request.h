@@ -14,18 +14,18 @@
 
 typedef struct attn_timing {
     uint64_t queue_us, copy_in_us, copy_out_us, total_us;
-    double kernel_us;     /* median over `repeat` rounds; CUDA events, or the monotonic clock on the CPU */
+    double kernel_us; /* median over `repeat` rounds; CUDA events, or the monotonic clock on the CPU */
     double kernel_min_us;
 } attn_timing_t;
 
 typedef struct attn_outcome {
-    attn_error_t error; /* error.status is the outcome's status; its sentence is for the caller */
-    attn_missing_t missing;              /* with FAILED_PRECONDITION */
-    const attn_variant_info_t *variant;  /* what ran */
-    char reason[192];                    /* why it was chosen */
-    char device[48];                     /* UUID, or "CPU" */
-    uint32_t batch_size;                 /* requests merged into the launch */
-    uint32_t attempts;                   /* 1 unless it was replayed */
+    attn_error_t error;                 /* error.status is the outcome's status; its sentence is for the caller */
+    attn_missing_t missing;             /* with FAILED_PRECONDITION */
+    const attn_variant_info_t *variant; /* what ran */
+    char reason[192];                   /* why it was chosen */
+    char device[48];                    /* UUID, or "CPU" */
+    uint32_t batch_size;                /* requests merged into the launch */
+    uint32_t attempts;                  /* 1 unless it was replayed */
     attn_timing_t timing;
     attn_judgement_t judgement; /* ATTN_OP_JUDGE */
 } attn_outcome_t;
@@ -43,11 +43,11 @@ struct attn_request {
     attn_place_t q, k, v, o, lse, truth;  /* offsets are multiples of the page size */
     struct attn_ticket *ticket; /* whose places these are, so that the scheduler can leak them; NULL = nobody's */
     uint64_t seed;
-    uint32_t warmup, repeat; /* rounds before and with timing; 0, 1 for a plain request */
-    bool force_lab;          /* run in the lab class whatever the variant says */
-    int32_t priority;        /* -100..100; higher first */
-    int64_t deadline_ns;     /* CLOCK_MONOTONIC; 0 = none */
-    uint64_t peer;           /* hash of the peer's address: fairness */
+    uint32_t warmup, repeat;           /* rounds before and with timing; 0, 1 for a plain request */
+    bool force_lab;                    /* run in the lab class whatever the variant says */
+    int32_t priority;                  /* -100..100; higher first */
+    int64_t deadline_ns;               /* CLOCK_MONOTONIC; 0 = none */
+    uint64_t peer;                     /* hash of the peer's address: fairness */
     attn_request_complete_fn complete; /* once, on the scheduler's thread; must not block */
     void *complete_arg;
 
@@ -62,9 +62,10 @@ struct attn_request {
         attn_request_t *next, *prev;
         int64_t submitted_ns, started_ns;
         uint32_t attempts;
-        uint32_t faults; /* workers that died of this request, as far as can be told */
-        uint32_t kills;  /* workers that something else ended while they ran it */
+        uint32_t faults;  /* workers that died of this request, as far as can be told */
+        uint32_t kills;   /* workers that something else ended while they ran it */
         uint32_t devices; /* bit per device of the scheduler that may run it; 0 = not chosen yet */
+        bool refused;     /* submitted while the daemon was shutting down */
         bool lab;         /* runs in the lab class */
         double cost_us;   /* expected, over all rounds */
     } sched;

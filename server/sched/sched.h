@@ -12,13 +12,13 @@
 typedef struct attn_sched attn_sched_t;
 
 typedef struct attn_sched_options {
-    const char *worker_path;   /* attn-worker; NULL = beside this executable */
-    const char *devices;       /* "auto", "cpu", "all", "0,2", "null" (the null engine, for tests) */
-    attn_admit_t *admit;       /* arenas whose fds go to workers; outlives the scheduler */
-    uint32_t queue_limit;      /* requests waiting; one more is refused with UNAVAILABLE */
+    const char *worker_path; /* attn-worker; NULL = beside this executable */
+    const char *devices;     /* "auto", "cpu", "all", "0,2", "null" (the null engine, for tests) */
+    attn_admit_t *admit;     /* arenas whose fds go to workers; outlives the scheduler */
+    uint32_t queue_limit;    /* requests waiting; one more is refused with UNAVAILABLE */
     uint32_t max_queue_delay_us;
     bool test_variants;
-    uint32_t quarantine_strikes;   /* strikes within quarantine_window_s that quarantine a variant */
+    uint32_t quarantine_strikes; /* strikes within quarantine_window_s that quarantine a variant */
     uint32_t quarantine_window_s, quarantine_s;
     uint32_t watchdog_floor_ms;
     double watchdog_factor;
@@ -50,15 +50,20 @@ void attn_sched_drain_finish(attn_sched_t *sched, int timeout_ms);
 void attn_sched_stop(attn_sched_t *sched);
 
 /* What a listing shows; a copy, any thread. */
-typedef enum attn_device_state { ATTN_DEVICE_STARTING, ATTN_DEVICE_READY, ATTN_DEVICE_RESTARTING, ATTN_DEVICE_LOST } attn_device_state_t;
+typedef enum attn_device_state {
+    ATTN_DEVICE_STARTING,
+    ATTN_DEVICE_READY,
+    ATTN_DEVICE_RESTARTING,
+    ATTN_DEVICE_LOST
+} attn_device_state_t;
 typedef struct attn_device_view {
     attn_device_t device;
     attn_device_state_t state;
-    int serve_pid;           /* for tests and operators; 0 when none */
+    int serve_pid; /* for tests and operators; 0 when none */
     uint32_t restarts;
-    char driver[32];         /* driver version, or "" */
+    char driver[32];                      /* driver version, or "" */
     uint32_t sm_clock_mhz, mem_clock_mhz; /* as last read; 0 = unknown */
-    char why[256];           /* the last failure of a worker of this device, or "" */
+    char why[256];                        /* the last failure of a worker of this device, or "" */
 } attn_device_view_t;
 typedef struct attn_quarantine_view {
     const attn_variant_info_t *variant;

@@ -29,8 +29,8 @@ typedef enum attn_dtype {
 #define ATTN_DTYPE_COUNT 4
 #define ATTN_HEAD_DIM_MAX 256
 
-size_t attn_dtype_size(attn_dtype_t dtype);       /* bytes per element; 0 for an invalid one */
-const char *attn_dtype_name(attn_dtype_t dtype);  /* "fp16", "bf16", "fp32"; static storage */
+size_t attn_dtype_size(attn_dtype_t dtype);      /* bytes per element; 0 for an invalid one */
+const char *attn_dtype_name(attn_dtype_t dtype); /* "fp16", "bf16", "fp32"; static storage */
 
 /* A strided view [batch, s, h, d]: element (b, s, h, i) is at data + (b*stride_b + s*stride_s + h*stride_h + i)
  * elements. Strides are in elements, 64-bit, positive or zero where the extent is one. bshd and bhsd differ
@@ -96,13 +96,13 @@ enum {
     ATTN_FEATURE_NON_CAUSAL = 1u << 1,
     ATTN_FEATURE_SOFTCAP = 1u << 2,
     ATTN_FEATURE_LSE = 1u << 3,
-    ATTN_FEATURE_GQA = 1u << 4,       /* h_q != h_kv */
+    ATTN_FEATURE_GQA = 1u << 4,         /* h_q != h_kv */
     ATTN_FEATURE_RECTANGULAR = 1u << 5, /* s_q < s_kv */
-    ATTN_FEATURE_TALL = 1u << 6,      /* s_q > s_kv */
-    ATTN_FEATURE_VARLEN = 1u << 7,    /* packed thd */
-    ATTN_FEATURE_EMPTY = 1u << 8,     /* zero-length sequences */
+    ATTN_FEATURE_TALL = 1u << 6,        /* s_q > s_kv */
+    ATTN_FEATURE_VARLEN = 1u << 7,      /* packed thd */
+    ATTN_FEATURE_EMPTY = 1u << 8,       /* zero-length sequences */
     ATTN_FEATURE_BHSD = 1u << 9,
-    ATTN_FEATURE_SCALE = 1u << 10     /* sm_scale other than 1/sqrt(d) */
+    ATTN_FEATURE_SCALE = 1u << 10 /* sm_scale other than 1/sqrt(d) */
 };
 #define ATTN_FEATURES_ALL ((1u << 11) - 1)
 
@@ -112,12 +112,12 @@ const char *attn_feature_name(uint32_t one_feature); /* "causal", "lse", …; st
 typedef struct attn_need {
     attn_dtype_t dtype;
     uint32_t d;
-    uint32_t features;            /* the features that this request uses */
-    int64_t max_s_q, max_s_kv;    /* over its problems */
-    double flops;                 /* over its problems */
-    double bytes;                 /* tensors in and out */
-    uint32_t alignment;           /* largest power of two (at most 4096) that divides every base address */
-    uint32_t stride_alignment;    /* the same for every stride in bytes */
+    uint32_t features;         /* the features that this request uses */
+    int64_t max_s_q, max_s_kv; /* over its problems */
+    double flops;              /* over its problems */
+    double bytes;              /* tensors in and out */
+    uint32_t alignment;        /* largest power of two (at most 4096) that divides every base address */
+    uint32_t stride_alignment; /* the same for every stride in bytes */
 } attn_need_t;
 
 #define ATTN_MISSING_MAX 12
@@ -138,12 +138,12 @@ typedef enum attn_variant_class {
 typedef struct attn_variant_info attn_variant_info_t;
 struct attn_variant_info {
     const char *name;
-    const char *summary; /* one line */
+    const char *summary;        /* one line */
     const char *deprecated_for; /* the variant to use instead, or NULL */
     uint32_t devices;           /* bit (1u << attn_device_kind_t) for each kind it runs on */
     attn_variant_class_t run_class;
-    bool test_only;   /* listed and runnable only when the daemon runs with test variants enabled */
-    bool auto_select; /* may be chosen by `auto` */
+    bool test_only;         /* listed and runnable only when the daemon runs with test variants enabled */
+    bool auto_select;       /* may be chosen by `auto` */
     int arch_min, arch_max; /* inclusive, of CUDA devices; not looked at on the CPU */
     uint32_t dtypes;        /* bit (1u << attn_dtype_t) */
     uint32_t d_min, d_max, d_multiple;

@@ -34,12 +34,12 @@ typedef enum attn_status {
     ATTN_ERR_TIMEOUT = -23,           /* sender below the minimum rate              408 */
 
     /* The daemon, the worker or the device failed. */
-    ATTN_ERR_INTERNAL = -40,      /* a defect or a failed kernel                     500 */
-    ATTN_ERR_NO_MEMORY = -41,     /* host or device memory                           500 */
-    ATTN_ERR_DEVICE = -42,        /* CUDA error; the context may be unusable         500 */
-    ATTN_ERR_WORKER_DIED = -43,   /* the worker process ended while it ran the job   500 */
-    ATTN_ERR_SYSTEM = -44,        /* a system call failed; errno is in the sentence  500 */
-    ATTN_ERR_CONNECTION = -45     /* client side: cannot reach or lost the server        */
+    ATTN_ERR_INTERNAL = -40,    /* a defect or a failed kernel                     500 */
+    ATTN_ERR_NO_MEMORY = -41,   /* host or device memory                           500 */
+    ATTN_ERR_DEVICE = -42,      /* CUDA error; the context may be unusable         500 */
+    ATTN_ERR_WORKER_DIED = -43, /* the worker process ended while it ran the job   500 */
+    ATTN_ERR_SYSTEM = -44,      /* a system call failed; errno is in the sentence  500 */
+    ATTN_ERR_CONNECTION = -45   /* client side: cannot reach or lost the server        */
 } attn_status_t;
 
 #define ATTN_ERROR_MESSAGE_MAX 512
