@@ -2,7 +2,7 @@
 # so that a machine that has everything needs neither network nor root.
 
 BUILD_PACKAGES=(build-essential cmake ninja-build pkg-config libmicrohttpd-dev libprotobuf-c-dev protobuf-c-compiler
-    libopenblas-dev libjansson-dev check)
+    libjansson-dev check)
 
 say() { printf '%s: %s\n' "$(basename "$0")" "$*" >&2; }
 
