@@ -35,7 +35,7 @@ static const option_row_t rows[] = {
      "order of the dimensions (default bshd; thd with "
      "cu_seqlens)"},
     {"variant", OPTION_TEXT, AT(variant), 0, "NAME", "what to run (default auto: the daemon chooses)"},
-    {"variants", OPTION_TEXT, AT(variants), 0, "A,B,…", "what to compare (default: all that support the request)"},
+    {"variants", OPTION_TEXT, AT(variants), 0, "A,B,..", "what to compare (default: all that support the request)"},
     {"causal", OPTION_FLAG, AT(causal), 0, NULL, "row i sees key j when j <= i + s_kv - s_q"},
     {"sm-scale", OPTION_REAL, AT(sm_scale), 0, "X", "factor of the scores (default 1/sqrt(d))"},
     {"softcap", OPTION_REAL, AT(softcap), 0, "X", "softcap * tanh(score / softcap) (default off)"},
