@@ -11,7 +11,7 @@
 
 #include "attn/status.h"
 
-typedef enum attn_log_format { ATTN_LOG_TEXT = 0, ATTN_LOG_JSON = 1 } attn_log_format_t;
+typedef enum attn_log_format { ATTN_LOG_FORMAT_TEXT = 0, ATTN_LOG_FORMAT_JSON = 1 } attn_log_format_t;
 
 typedef struct attn_options {
     const char *bind;

@@ -1,0 +1,306 @@
+/* transport/http_call.c: one exchange, from the request line to its end: the callbacks of libmicrohttpd. Threads of
+ * libmicrohttpd, one per connection at a time. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "codec/query.h"
+#include "transport/http_internal.h"
+
+void *http_on_uri(void *cls, const char *uri, struct MHD_Connection *mhd)
+{
+    const union MHD_ConnectionInfo *info = MHD_get_connection_info(mhd, MHD_CONNECTION_INFO_SOCKET_CONTEXT);
+    http_conn_t *conn = info != NULL ? info->socket_context : NULL;
+    attn_http_call_t *call = conn != NULL ? calloc(1, sizeof *call) : NULL;
+    if (call == NULL) {
+        return NULL; /* http_on_access() closes the connection */
+    }
+    call->conn = conn;
+    call->door = conn->door;
+    call->phase = HTTP_HEAD;
+    atomic_init(&call->holds, 1);
+    call->arrived_ns = attn_clock_ns();
+    call->uri = strdup(uri);
+    atomic_fetch_add(&conn->holds, 1);
+    atomic_fetch_add(&conn->door->http->open_calls, 1);
+    pthread_mutex_lock(&conn->lock);
+    conn->call = call;
+    conn->calls++;
+    pthread_mutex_unlock(&conn->lock);
+    return call;
+}
+
+void http_call_release(attn_http_call_t *call)
+{
+    if (atomic_fetch_sub(&call->holds, 1) != 1) {
+        return;
+    }
+    if (call->has_intake) {
+        attn_intake_close(&call->intake);
+    }
+    http_reply_drop(&call->reply);
+    http_stream_drop(call);
+    free(call->json);
+    free(call->query_value);
+    free(call->uri);
+    http_conn_release(call->conn);
+    free(call);
+}
+
+void http_on_completed(void *cls, struct MHD_Connection *mhd, void **con_cls, enum MHD_RequestTerminationCode code)
+{
+    attn_http_call_t *call = *con_cls;
+    if (call == NULL) {
+        return;
+    }
+    *con_cls = NULL;
+    http_conn_t *conn = call->conn;
+    attn_http_t *http = call->door->http;
+    http_call_record(call, code);
+    pthread_mutex_lock(&conn->lock);
+    /* A stream whose client is gone: its owner still holds the call and has to hear of it. */
+    void (*gone)(attn_http_call_t *, void *) = call->stream.open && !call->gone_called ? call->gone : NULL;
+    call->gone_called = true;
+    call->phase = HTTP_CUT;
+    conn->call = NULL;
+    conn->free_since_ns = attn_clock_ns();
+    if (gone != NULL) {
+        gone(call, call->gone_arg);
+    }
+    pthread_mutex_unlock(&conn->lock);
+    http_call_release(call);
+    atomic_fetch_sub(&http->open_calls, 1);
+}
+
+static bool has_expect(attn_http_call_t *call)
+{
+    return attn_http_header(call, "Expect") != NULL;
+}
+
+/* The answer is known before the body is in. Either it can be sent at once, or the body is read and thrown away. */
+static enum MHD_Result refuse(attn_http_call_t *call, const attn_error_t *err, bool at_once)
+{
+    pthread_mutex_lock(&call->conn->lock);
+    if (call->phase == HTTP_CUT) {
+        pthread_mutex_unlock(&call->conn->lock);
+        return MHD_NO;
+    }
+    http_reply_fill_error(call, err, NULL);
+    call->refused = true;
+    call->refused_ns = attn_clock_ns();
+    uint64_t left = call->body_bytes - atomic_load(&call->received);
+    if (!at_once && left > HTTP_DISCARD_BYTES) {
+        /* Too much to swallow before answering: the answer goes out now, and a client that reads while it sends stops
+         * here. */
+        http_reply_raw(call);
+    }
+    call->phase = at_once ? HTTP_REPLIED : HTTP_BODY;
+    pthread_mutex_unlock(&call->conn->lock);
+    if (call->has_intake) {
+        attn_intake_close(&call->intake); /* credit goes back while the rest of the body still comes */
+        call->has_intake = false;
+    }
+    return at_once ? http_reply_queue(call) : MHD_YES;
+}
+
+static enum MHD_Result discard(attn_http_call_t *call, size_t bytes)
+{
+    call->discarded += bytes;
+    if (call->discarded > HTTP_DISCARD_BYTES && attn_clock_ns() - call->refused_ns > HTTP_DISCARD_NS) {
+        pthread_mutex_lock(&call->conn->lock);
+        if (call->phase != HTTP_CUT) {
+            http_reply_raw(call);
+            call->phase = HTTP_CUT;
+        }
+        pthread_mutex_unlock(&call->conn->lock);
+        return MHD_NO;
+    }
+    return MHD_YES;
+}
+
+static enum MHD_Result feed(attn_http_call_t *call, const char *data, size_t bytes)
+{
+    attn_error_t err;
+    uint64_t received = atomic_fetch_add_explicit(&call->received, bytes, memory_order_relaxed);
+    if (call->refused) {
+        return discard(call, bytes);
+    }
+    if (call->json != NULL) {
+        memcpy(call->json + received, data, bytes); /* libmicrohttpd keeps to Content-Length, which was allocated */
+        return MHD_YES;
+    }
+    if (!call->has_intake) {
+        return MHD_YES; /* a body of 0 bytes was promised and checked */
+    }
+    if (attn_intake_feed(&call->intake, data, bytes, &err) != ATTN_OK) {
+        return refuse(call, &err, false);
+    }
+    return MHD_YES;
+}
+
+static enum MHD_Result handle(attn_http_call_t *call)
+{
+    attn_error_t err;
+    if (call->has_intake && attn_intake_end(&call->intake, &err) != ATTN_OK) {
+        return refuse(call, &err, true);
+    }
+    http_conn_t *conn = call->conn;
+    pthread_mutex_lock(&conn->lock);
+    bool cut = call->phase == HTTP_CUT;
+    call->phase = cut ? HTTP_CUT : HTTP_HANDLING;
+    pthread_mutex_unlock(&conn->lock);
+    if (cut) {
+        return MHD_NO;
+    }
+    call->route->handle(call);
+    pthread_mutex_lock(&conn->lock);
+    call->armed = true;
+    http_phase_t phase = call->phase;
+    bool answers_later = phase == HTTP_PARKED || call->stream.open;
+    if (answers_later && conn->gone && !call->gone_called) {
+        call->gone_called = true;
+        if (call->gone != NULL) {
+            call->gone(call, call->gone_arg);
+        }
+    }
+    bool resumes = call->suspended;
+    pthread_mutex_unlock(&conn->lock);
+    if (call->stream.data != NULL) {
+        return http_stream_queue(call);
+    }
+    if (resumes) {
+        return MHD_YES; /* libmicrohttpd calls again after the resume */
+    }
+    if (phase != HTTP_REPLIED) {
+        attn_error_set(&err, ATTN_ERR_INTERNAL, "the request was not answered");
+        attn_http_reply_error(call, &err, NULL);
+    }
+    return http_reply_queue(call);
+}
+
+static enum MHD_Result first_call(attn_http_call_t *call, const char *method, const char *version)
+{
+    attn_error_t err;
+    bool fatal = false;
+    call->seen_head = true;
+    attn_status_t status = http_head_check(call, method, version, &fatal, &err);
+    if (status != ATTN_OK) {
+        return refuse(call, &err, fatal || has_expect(call));
+    }
+    pthread_mutex_lock(&call->conn->lock);
+    call->phase = call->phase == HTTP_CUT ? HTTP_CUT : HTTP_BODY;
+    pthread_mutex_unlock(&call->conn->lock);
+    return MHD_YES;
+}
+
+enum MHD_Result http_on_access(void *cls, struct MHD_Connection *mhd, const char *url, const char *method,
+                               const char *version, const char *data, size_t *data_bytes, void **con_cls)
+{
+    attn_http_call_t *call = *con_cls;
+    if (call == NULL || call->uri == NULL) {
+        return MHD_NO; /* no memory */
+    }
+    if (!call->seen_head) {
+        return first_call(call, method, version);
+    }
+    if (*data_bytes > 0) {
+        size_t bytes = *data_bytes;
+        *data_bytes = 0;
+        pthread_mutex_lock(&call->conn->lock);
+        bool cut = call->phase == HTTP_CUT;
+        pthread_mutex_unlock(&call->conn->lock);
+        return cut ? MHD_NO : feed(call, data, bytes);
+    }
+    pthread_mutex_lock(&call->conn->lock);
+    http_phase_t phase = call->phase;
+    if (call->refused && phase == HTTP_BODY && !call->answered_raw) {
+        phase = call->phase = HTTP_REPLIED;
+    }
+    pthread_mutex_unlock(&call->conn->lock);
+    switch (phase) {
+    case HTTP_BODY:
+        return call->refused ? MHD_NO : handle(call); /* a refused one was answered past libmicrohttpd */
+    case HTTP_REPLIED:
+        return http_reply_queue(call);
+    case HTTP_CUT:
+        return MHD_NO;
+    default:
+        return MHD_YES;
+    }
+}
+
+attn_front_t *attn_http_front(attn_http_call_t *call)
+{
+    return call->door->front;
+}
+
+const char *attn_http_capture(attn_http_call_t *call)
+{
+    return call->capture;
+}
+
+const char *attn_http_header(attn_http_call_t *call, const char *name)
+{
+    return MHD_lookup_connection_value(call->conn->mhd, MHD_HEADER_KIND, name);
+}
+
+const char *attn_http_query(attn_http_call_t *call, const char *name)
+{
+    size_t name_length = strlen(name);
+    for (const char *at = call->query; *at != '\0';) {
+        size_t length = strcspn(at, "&");
+        if (length > name_length && at[name_length] == '=' && memcmp(at, name, name_length) == 0) {
+            size_t value_length = length - name_length - 1;
+            free(call->query_value);
+            call->query_value = malloc(value_length + 1);
+            bool good =
+                call->query_value != NULL && attn_percent_decode(at + name_length + 1, value_length, call->query_value);
+            return good ? call->query_value : NULL;
+        }
+        at += length + (at[length] == '&');
+    }
+    return NULL;
+}
+
+const char *attn_http_id(attn_http_call_t *call)
+{
+    return call->id;
+}
+
+uint64_t attn_http_peer(attn_http_call_t *call)
+{
+    return call->conn->peer;
+}
+
+int64_t attn_http_arrived_ns(attn_http_call_t *call)
+{
+    return call->arrived_ns;
+}
+
+attn_intake_t *attn_http_intake(attn_http_call_t *call)
+{
+    return call->has_intake ? &call->intake : NULL;
+}
+
+const char *attn_http_json(attn_http_call_t *call, size_t *ret_bytes, const attn_compare_ask_t **ret_compare)
+{
+    if (ret_compare != NULL) {
+        *ret_compare = &call->compare;
+    }
+    if (call->json != NULL) {
+        *ret_bytes = (size_t)call->body_bytes;
+    }
+    return call->json;
+}
+
+void attn_http_park(attn_http_call_t *call, void (*gone)(attn_http_call_t *call, void *arg), void *arg)
+{
+    pthread_mutex_lock(&call->conn->lock);
+    call->gone = gone;
+    call->gone_arg = arg;
+    call->suspended = true;
+    call->phase = HTTP_PARKED;
+    MHD_suspend_connection(call->conn->mhd);
+    pthread_mutex_unlock(&call->conn->lock);
+}

@@ -1,0 +1,211 @@
+/* transport/http_internal.h: what the files of the HTTP door share.
+ *
+ * The life of a call, and who owns it (conn->lock guards phase, gone and the reply):
+ *
+ *   HEAD      request line read (MHD thread)
+ *   BODY      body arriving: fed to the intake, or discarded when `refused` (MHD thread). The watch thread may take
+ *             it to CUT when the sender is too slow: it writes the answer to the socket itself, because libmicrohttpd
+ *             cannot answer in the middle of a body.
+ *   HANDLING  the route's handler runs (MHD thread)
+ *   PARKED    the connection is suspended; whoever owns the work answers, from any thread, once. Until then the call
+ *             cannot be freed: a suspended connection does not end.
+ *   REPLIED   the answer is in `reply`; a parked connection is resumed in the same step. The MHD thread queues it.
+ *   SENDING   libmicrohttpd sends (or a stream's reader runs)
+ *   CUT       over: the socket is shut down, the MHD thread closes it at its next look
+ *
+ * Races, each settled by conn->lock:
+ *   answer against a client that leaves: `gone` is called only in PARKED or an open stream and before REPLIED; the
+ *     answer that follows is thrown away when the socket turns out dead.
+ *   a client that leaves while the handler still runs: `gone` waits until the handler has returned (`armed`), so that
+ *     it never comes before the work was handed over.
+ *   answer against drain: draining only asks the owners to finish; they answer as always.
+ *   the watch thread against the end of a connection: it looks only at connections in the door's list, whose lock the
+ *     MHD thread takes to leave it.
+ * A call is freed when libmicrohttpd has completed it and, for a stream, its owner has ended it too (`holds`). Lock
+ * order: door->lock, conn->lock; under conn->lock only the scheduler's own locks are taken. */
+#ifndef ATTND_TRANSPORT_HTTP_INTERNAL_H
+#define ATTND_TRANSPORT_HTTP_INTERNAL_H
+
+#include <microhttpd.h>
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "base/metrics.h"
+#include "transport/http.h"
+
+#define HTTP_HEADERS_MAX 8
+#define HTTP_PARTS_MAX 2
+#define HTTP_URI_MAX 6144
+/* A refused body is read and thrown away while it is below this size or this old, whichever lasts longer: a client
+ * that sends everything before it reads (Python's http.client) sees a broken pipe instead of the answer otherwise. */
+#define HTTP_DISCARD_BYTES (UINT64_C(16) << 20)
+#define HTTP_DISCARD_NS (INT64_C(2) * 1000000000)
+
+typedef enum http_phase {
+    HTTP_HEAD,
+    HTTP_BODY,
+    HTTP_HANDLING,
+    HTTP_PARKED,
+    HTTP_REPLIED,
+    HTTP_SENDING,
+    HTTP_CUT
+} http_phase_t;
+
+typedef struct http_header {
+    char name[40], value[208];
+} http_header_t;
+
+typedef struct http_reply {
+    int status;
+    const char *content_type; /* static */
+    void *data;               /* malloc'ed */
+    size_t bytes;
+    attn_http_part_t parts[HTTP_PARTS_MAX];
+    uint32_t part_count;
+    attn_ticket_t *ticket;
+    http_header_t *headers; /* HTTP_HEADERS_MAX, when there are any */
+    uint32_t header_count;
+    attn_status_t error; /* for the log */
+    char sentence[200];
+} http_reply_t;
+
+typedef struct http_stream {
+    char *data; /* ring of HTTP_STREAM_BYTES */
+    size_t begin, used;
+    bool open, suspended;
+} http_stream_t;
+#define HTTP_STREAM_BYTES (256u * 1024u)
+
+/* A daemon of libmicrohttpd: the main door, or the port for metrics and probes. */
+typedef struct http_door {
+    attn_front_t *front;
+    struct attn_http *http;
+    struct MHD_Daemon *daemon;
+    bool probes_only;
+    uint16_t port;
+    int listen_fd; /* libmicrohttpd's while its daemon runs */
+    int pause_fd;  /* the listening socket again after MHD_quiesce_daemon(): ours to close */
+} http_door_t;
+
+typedef struct http_conn {
+    http_door_t *door;
+    struct MHD_Connection *mhd;
+    int fd;
+    uint32_t slot; /* in the door's list */
+    uint64_t peer;
+    atomic_uint holds; /* the list, and every call */
+    pthread_mutex_t lock;
+    attn_http_call_t *call; /* the one under way */
+    bool gone;              /* the peer closed its side */
+    int64_t free_since_ns;  /* no call since then */
+    /* The watch thread's own. */
+    uint64_t calls, seen_calls, seen_received;
+    bool seen_fresh;
+    uint64_t acked;
+    int64_t acked_ns;
+} http_conn_t;
+
+struct attn_http_call {
+    http_conn_t *conn;
+    http_door_t *door;
+    atomic_uint holds;
+    http_phase_t phase;
+    bool armed, gone_called, suspended;
+    void (*gone)(attn_http_call_t *call, void *arg);
+    void *gone_arg;
+
+    char *uri; /* as it came: path, then query */
+    const char *path, *query;
+    const attn_http_route_t *route;
+    char capture[128];
+    char id[ATTN_NAME_MAX + 1];
+    char trace[56]; /* a valid traceparent, or "" */
+    int64_t arrived_ns;
+    uint64_t body_bytes;       /* Content-Length */
+    _Atomic uint64_t received; /* of the body */
+    bool seen_head;            /* libmicrohttpd has called the handler once */
+
+    bool refused;      /* the body is discarded, `reply` waits */
+    bool answered_raw; /* and has been written to the socket already */
+    int64_t refused_ns;
+    uint64_t discarded;
+
+    bool has_intake;
+    attn_intake_t intake;
+    attn_compare_ask_t compare; /* of the query */
+    char *json;
+    char *query_value; /* what attn_http_query() returned last */
+
+    http_reply_t reply;
+    uint64_t sent_bytes;
+    http_stream_t stream;
+    char variant[ATTN_NAME_MAX + 1]; /* for the log */
+};
+
+/* One watch thread serves both doors. */
+struct attn_http {
+    attn_front_t *front;
+    http_door_t main, probes;
+    atomic_bool draining;
+    atomic_uint open_calls;
+    pthread_mutex_t lock; /* the list of connections */
+    http_conn_t **slots;
+    uint32_t *generation, *free_slots;
+    uint32_t slot_count, free_count, open_conns;
+    int epoll_fd, bell_fd;
+    pthread_t watch;
+    bool watch_runs;
+    atomic_bool stopping;
+    uint64_t id_seed;
+    _Atomic uint64_t id_next;
+};
+
+/* http_routes.c */
+const attn_http_route_t *http_route_find(const http_door_t *door, const char *method, const char *path, char *capture,
+                                         size_t capture_size, char *ret_allow, size_t allow_size);
+size_t http_route_index(const attn_http_route_t *route);
+#define HTTP_ROUTES_MAX 32
+
+/* http_call.c: callbacks of libmicrohttpd */
+void *http_on_uri(void *cls, const char *uri, struct MHD_Connection *mhd);
+enum MHD_Result http_on_access(void *cls, struct MHD_Connection *mhd, const char *url, const char *method,
+                               const char *version, const char *data, size_t *data_bytes, void **con_cls);
+void http_on_completed(void *cls, struct MHD_Connection *mhd, void **con_cls, enum MHD_RequestTerminationCode code);
+void http_call_release(attn_http_call_t *call);
+
+/* http_reply.c */
+enum MHD_Result http_reply_queue(attn_http_call_t *call); /* REPLIED -> SENDING, on the MHD thread */
+void http_reply_drop(http_reply_t *reply);
+/* Writes the reply to the socket past libmicrohttpd, as the last thing on the connection. Under conn->lock. */
+void http_reply_raw(attn_http_call_t *call);
+void http_reply_fill_error(attn_http_call_t *call, const attn_error_t *err, const attn_missing_t *missing);
+
+/* http_stream.c */
+enum MHD_Result http_stream_queue(attn_http_call_t *call);
+void http_stream_drop(attn_http_call_t *call);
+
+/* http_watch.c */
+attn_status_t http_watch_start(attn_http_t *http, attn_error_t *err);
+void http_watch_stop(attn_http_t *http);
+void http_on_connection(void *cls, struct MHD_Connection *mhd, void **socket_context,
+                        enum MHD_ConnectionNotificationCode code);
+void http_conn_release(http_conn_t *conn);
+void http_watch_cut_all(attn_http_t *http); /* shuts every socket down */
+
+/* http_head.c: the checks of a request's head. The framing of the body cannot be trusted when *ret_fatal. */
+attn_status_t http_head_check(attn_http_call_t *call, const char *method, const char *version, bool *ret_fatal,
+                              attn_error_t *err);
+
+/* http_log.c: one line and the counters of a call that is over */
+void http_call_record(attn_http_call_t *call, enum MHD_RequestTerminationCode code);
+
+/* http_attention.c, http_info.c */
+void http_attention_handle(attn_http_call_t *call);
+void http_variants_handle(attn_http_call_t *call);
+void http_quarantine_clear_handle(attn_http_call_t *call);
+void http_status_handle(attn_http_call_t *call);
+void http_metrics_handle(attn_http_call_t *call);
+void http_live_handle(attn_http_call_t *call);
+void http_ready_handle(attn_http_call_t *call);
+
+#endif

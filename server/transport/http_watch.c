@@ -1,0 +1,335 @@
+/* transport/http_watch.c: one thread that watches connections for what libmicrohttpd does not: clients that leave while
+ * their connection is suspended, senders and readers below the minimum rate, heads that never end. Owns the list of
+ * connections.
+ *
+ * It sleeps in epoll, without a timer while no connection is open. The sockets are watched edge-triggered for the end
+ * of the peer's side alone, so that data wakes nobody here. */
+#include <errno.h>
+#include <linux/tcp.h>
+#include <netinet/in.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "base/fd.h"
+#include "transport/http_internal.h"
+
+#define TICK_MS 100
+#define BELL UINT64_MAX
+#define SPARE_SLOTS 256 /* the probes' port, and connections that libmicrohttpd has not yet let go */
+
+static uint64_t hash_address(const struct sockaddr *address)
+{
+    const unsigned char *bytes = NULL;
+    size_t count = 0;
+    if (address != NULL && address->sa_family == AF_INET) {
+        bytes = (const unsigned char *)&((const struct sockaddr_in *)address)->sin_addr;
+        count = 4;
+    } else if (address != NULL && address->sa_family == AF_INET6) {
+        bytes = (const unsigned char *)&((const struct sockaddr_in6 *)address)->sin6_addr;
+        count = 8; /* the network: a host has 2^64 addresses of its own */
+    }
+    uint64_t hash = UINT64_C(0xcbf29ce484222325); /* FNV-1a */
+    for (size_t i = 0; i < count; i++) {
+        hash = (hash ^ bytes[i]) * UINT64_C(0x100000001b3);
+    }
+    return hash;
+}
+
+void http_conn_release(http_conn_t *conn)
+{
+    if (atomic_fetch_sub(&conn->holds, 1) == 1) {
+        pthread_mutex_destroy(&conn->lock);
+        free(conn);
+    }
+}
+
+static void conn_open(http_door_t *door, struct MHD_Connection *mhd, void **socket_context)
+{
+    attn_http_t *http = door->http;
+    const union MHD_ConnectionInfo *fd = MHD_get_connection_info(mhd, MHD_CONNECTION_INFO_CONNECTION_FD);
+    const union MHD_ConnectionInfo *address = MHD_get_connection_info(mhd, MHD_CONNECTION_INFO_CLIENT_ADDRESS);
+    http_conn_t *conn = calloc(1, sizeof *conn);
+    if (conn == NULL || fd == NULL) {
+        free(conn);
+        return; /* without a context the first request closes the connection */
+    }
+    conn->door = door;
+    conn->mhd = mhd;
+    conn->fd = fd->connect_fd;
+    conn->peer = hash_address(address != NULL ? address->client_addr : NULL);
+    conn->free_since_ns = attn_clock_ns();
+    conn->seen_fresh = true;
+    atomic_init(&conn->holds, 1);
+    pthread_mutex_init(&conn->lock, NULL);
+    pthread_mutex_lock(&http->lock);
+    bool listed = http->free_count > 0;
+    bool was_empty = http->open_conns == 0;
+    uint64_t tag = 0;
+    if (listed) {
+        conn->slot = http->free_slots[--http->free_count];
+        http->slots[conn->slot] = conn;
+        http->open_conns++;
+        tag = (uint64_t)http->generation[conn->slot] << 32 | conn->slot;
+    }
+    pthread_mutex_unlock(&http->lock);
+    if (!listed) {
+        pthread_mutex_destroy(&conn->lock);
+        free(conn);
+        return;
+    }
+    struct epoll_event event = {.events = EPOLLRDHUP | EPOLLET, .data.u64 = tag};
+    epoll_ctl(http->epoll_fd, EPOLL_CTL_ADD, conn->fd, &event);
+    if (was_empty) {
+        attn_fd_bell_ring(http->bell_fd); /* the tick begins */
+    }
+    *socket_context = conn;
+}
+
+static void conn_close(http_door_t *door, void **socket_context)
+{
+    attn_http_t *http = door->http;
+    http_conn_t *conn = *socket_context;
+    if (conn == NULL) {
+        return;
+    }
+    *socket_context = NULL;
+    pthread_mutex_lock(&http->lock);
+    http->slots[conn->slot] = NULL;
+    http->generation[conn->slot]++;
+    http->free_slots[http->free_count++] = conn->slot;
+    http->open_conns--;
+    pthread_mutex_unlock(&http->lock);
+    epoll_ctl(http->epoll_fd, EPOLL_CTL_DEL, conn->fd, NULL);
+    http_conn_release(conn);
+}
+
+void http_on_connection(void *cls, struct MHD_Connection *mhd, void **socket_context,
+                        enum MHD_ConnectionNotificationCode code)
+{
+    if (code == MHD_CONNECTION_NOTIFY_STARTED) {
+        conn_open(cls, mhd, socket_context);
+    } else {
+        conn_close(cls, socket_context);
+    }
+}
+
+/* The peer closed its side. Under http->lock. */
+static void peer_left(attn_http_t *http, uint64_t tag)
+{
+    uint32_t slot = (uint32_t)tag;
+    http_conn_t *conn = slot < http->slot_count ? http->slots[slot] : NULL;
+    if (conn == NULL || http->generation[slot] != (uint32_t)(tag >> 32)) {
+        return;
+    }
+    pthread_mutex_lock(&conn->lock);
+    conn->gone = true;
+    attn_http_call_t *call = conn->call;
+    if (call != NULL && call->armed && !call->gone_called && (call->phase == HTTP_PARKED || call->stream.open)) {
+        call->gone_called = true;
+        if (call->gone != NULL) {
+            call->gone(call, call->gone_arg);
+        }
+    }
+    pthread_mutex_unlock(&conn->lock);
+}
+
+static bool tcp_state(const http_conn_t *conn, struct tcp_info *ret)
+{
+    socklen_t size = sizeof *ret;
+    memset(ret, 0, sizeof *ret);
+    return getsockopt(conn->fd, IPPROTO_TCP, TCP_INFO, ret, &size) == 0;
+}
+
+/* Below `rate` bytes per second over `ns`, once the grace is over. */
+static bool too_slow(const attn_options_t *options, uint64_t bytes, int64_t ns, uint64_t rate)
+{
+    return rate > 0 && ns > options->rate_grace_ms * ATTN_NS_PER_MS && (double)bytes * 1e9 < (double)rate * (double)ns;
+}
+
+static void cut(http_conn_t *conn, attn_http_call_t *call)
+{
+    if (call != NULL) {
+        call->phase = HTTP_CUT;
+    }
+    shutdown(conn->fd, SHUT_RDWR);
+}
+
+static void check_sender(http_conn_t *conn, attn_http_call_t *call, int64_t now)
+{
+    const attn_options_t *options = conn->door->front->options;
+    uint64_t received = atomic_load_explicit(&call->received, memory_order_relaxed);
+    /* Nothing can be slow when all has come and only the handler's turn is awaited. */
+    if (received >= call->body_bytes ||
+        !too_slow(options, received, now - call->arrived_ns, options->min_upload_rate)) {
+        return;
+    }
+    if (!call->refused) {
+        attn_error_t err;
+        attn_error_set(&err, ATTN_ERR_TIMEOUT,
+                       "the body came in at less than %llu bytes per second; send it faster, or in smaller requests",
+                       (unsigned long long)options->min_upload_rate);
+        http_reply_fill_error(call, &err, NULL);
+        call->refused = true;
+    }
+    http_reply_raw(call);
+    cut(conn, call);
+}
+
+static void check_reader(http_conn_t *conn, attn_http_call_t *call, int64_t now)
+{
+    const attn_options_t *options = conn->door->front->options;
+    struct tcp_info info;
+    if (!tcp_state(conn, &info)) {
+        return;
+    }
+    if (conn->acked_ns == 0) {
+        conn->acked_ns = now;
+        conn->acked = info.tcpi_bytes_acked;
+        return;
+    }
+    if (too_slow(options, info.tcpi_bytes_acked - conn->acked, now - conn->acked_ns, options->min_download_rate)) {
+        cut(conn, call);
+    } else if (now - conn->acked_ns > 2 * options->rate_grace_ms * ATTN_NS_PER_MS) {
+        conn->acked_ns = now; /* the rate is that of the last while, not since the beginning */
+        conn->acked = info.tcpi_bytes_acked;
+    }
+}
+
+/* No request is under way: either nothing comes, or a head that does not end. */
+static void check_free(http_conn_t *conn, int64_t now)
+{
+    const attn_options_t *options = conn->door->front->options;
+    int64_t age = now - conn->free_since_ns;
+    if (conn->seen_calls != conn->calls) {
+        conn->seen_calls = conn->calls;
+        conn->seen_fresh = false;
+    }
+    if (age <= options->header_timeout_ms * ATTN_NS_PER_MS && age <= options->idle_timeout_ms * ATTN_NS_PER_MS) {
+        return;
+    }
+    struct tcp_info info;
+    uint64_t received = tcp_state(conn, &info) ? info.tcpi_bytes_received : 0;
+    if (age > options->idle_timeout_ms * ATTN_NS_PER_MS || (conn->seen_fresh && received > conn->seen_received)) {
+        cut(conn, NULL);
+    } else if (!conn->seen_fresh) {
+        /* After a request: bytes that come from now on begin a head, which has as long again. */
+        conn->seen_fresh = true;
+        conn->seen_received = received;
+    }
+}
+
+static void check(http_conn_t *conn, int64_t now)
+{
+    pthread_mutex_lock(&conn->lock);
+    attn_http_call_t *call = conn->call;
+    if (call == NULL) {
+        check_free(conn, now);
+    } else if (call->phase == HTTP_HEAD) {
+        /* The request line is in and the other lines are not. */
+        if (now - call->arrived_ns > conn->door->front->options->header_timeout_ms * ATTN_NS_PER_MS) {
+            cut(conn, call);
+        }
+    } else if (call->phase == HTTP_BODY) {
+        check_sender(conn, call, now);
+    } else if (call->phase == HTTP_SENDING) {
+        check_reader(conn, call, now);
+    }
+    pthread_mutex_unlock(&conn->lock);
+}
+
+static void *watch_main(void *arg)
+{
+    attn_http_t *http = arg;
+    struct epoll_event events[64];
+    int64_t next = 0;
+    prctl(PR_SET_NAME, "watch");
+    while (!atomic_load(&http->stopping)) {
+        pthread_mutex_lock(&http->lock);
+        bool any = http->open_conns > 0;
+        pthread_mutex_unlock(&http->lock);
+        int count = epoll_wait(http->epoll_fd, events, 64, any ? TICK_MS : -1);
+        int64_t now = attn_clock_ns();
+        pthread_mutex_lock(&http->lock);
+        for (int i = 0; i < count; i++) {
+            if (events[i].data.u64 == BELL) {
+                attn_fd_bell_wait(http->bell_fd);
+            } else {
+                peer_left(http, events[i].data.u64);
+            }
+        }
+        if (now >= next) {
+            next = now + TICK_MS * ATTN_NS_PER_MS;
+            for (uint32_t i = 0, left = http->open_conns; i < http->slot_count && left > 0; i++) {
+                if (http->slots[i] != NULL) {
+                    check(http->slots[i], now);
+                    left--;
+                }
+            }
+        }
+        pthread_mutex_unlock(&http->lock);
+    }
+    return NULL;
+}
+
+void http_watch_cut_all(attn_http_t *http)
+{
+    pthread_mutex_lock(&http->lock);
+    for (uint32_t i = 0; i < http->slot_count; i++) {
+        if (http->slots[i] != NULL) {
+            shutdown(http->slots[i]->fd, SHUT_RDWR);
+        }
+    }
+    pthread_mutex_unlock(&http->lock);
+}
+
+attn_status_t http_watch_start(attn_http_t *http, attn_error_t *err)
+{
+    http->slot_count = http->front->options->max_connections + SPARE_SLOTS;
+    http->slots = calloc(http->slot_count, sizeof *http->slots);
+    http->generation = calloc(http->slot_count, sizeof *http->generation);
+    http->free_slots = calloc(http->slot_count, sizeof *http->free_slots);
+    if (http->slots == NULL || http->generation == NULL || http->free_slots == NULL) {
+        return attn_error_set(err, ATTN_ERR_NO_MEMORY, "no memory for %u connections", http->slot_count);
+    }
+    for (uint32_t i = 0; i < http->slot_count; i++) {
+        http->free_slots[http->free_count++] = http->slot_count - 1 - i;
+    }
+    http->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
+    if (http->epoll_fd < 0) {
+        return attn_error_set(err, ATTN_ERR_SYSTEM, "epoll_create1: %s", strerror(errno));
+    }
+    attn_status_t status = attn_fd_event(false, &http->bell_fd, err);
+    if (status != ATTN_OK) {
+        return status;
+    }
+    struct epoll_event event = {.events = EPOLLIN, .data.u64 = BELL};
+    epoll_ctl(http->epoll_fd, EPOLL_CTL_ADD, http->bell_fd, &event);
+    int error = pthread_create(&http->watch, NULL, watch_main, http);
+    if (error != 0) {
+        return attn_error_set(err, ATTN_ERR_SYSTEM, "cannot start a thread: %s", strerror(error));
+    }
+    http->watch_runs = true;
+    return ATTN_OK;
+}
+
+void http_watch_stop(attn_http_t *http)
+{
+    if (http->watch_runs) {
+        atomic_store(&http->stopping, true);
+        attn_fd_bell_ring(http->bell_fd);
+        pthread_join(http->watch, NULL);
+        http->watch_runs = false;
+    }
+    attn_fd_close(&http->epoll_fd);
+    attn_fd_close(&http->bell_fd);
+    free(http->slots);
+    free(http->generation);
+    free(http->free_slots);
+    http->slots = NULL;
+    http->generation = http->free_slots = NULL;
+}
