@@ -152,7 +152,7 @@ static attn_status_t choose(attn_sched_t *sched, attn_request_t *request)
 static attn_status_t check(const attn_sched_t *sched, attn_request_t *request)
 {
     attn_error_t *err = &request->outcome.error;
-    if (atomic_load(&sched->drain) >= 2)
+    if (request->sched.refused)
         return attn_error_set(err, ATTN_ERR_UNAVAILABLE, "the daemon is shutting down; try again elsewhere or later");
     if (sched->queue[ATTN_LANE_SERVE].count + sched->queue[ATTN_LANE_LAB].count >= sched->queue_limit)
         return attn_error_set(err, ATTN_ERR_UNAVAILABLE, "%u requests are waiting already; try again shortly",

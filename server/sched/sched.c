@@ -257,6 +257,7 @@ attn_status_t attn_sched_start(const attn_sched_options_t *options, attn_sched_t
 void attn_sched_submit(attn_sched_t *sched, attn_request_t *request)
 {
     request->sched.submitted_ns = attn_clock_ns();
+    request->sched.refused = atomic_load(&sched->drain) >= 2;
     atomic_fetch_add(&sched->outstanding, 1);
     attn_inbox_push(&sched->inbox, request);
 }

@@ -8,3 +8,4 @@ attn_unit_test(test_sched SOURCES unit/sched/test_sched.c unit/sched/harness.c L
 target_compile_definitions(test_sched PRIVATE TEST_WORKER_PATH="$<TARGET_FILE:attn-worker>"
   TEST_SLOWNESS=${ATTN_TEST_SLOWNESS})
 add_dependencies(test_sched attn-worker)
+attn_unit_test(test_sched_parts SOURCES unit/sched/test_parts.c LIBRARIES attnd_sched)

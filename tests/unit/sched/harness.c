@@ -68,9 +68,11 @@ job_t *job_make_spec(harness_t *harness, const char *variant, attn_spec_t spec)
     pthread_cond_init(&job->done_cond, NULL);
     ck_assert_msg(attn_spec_measure(&spec, &job->sizes, &err) == ATTN_OK, "%s", err.message);
     uint64_t input = job->sizes.q + job->sizes.k + job->sizes.v, truth = attn_truth_bytes(&spec);
-    ck_assert_msg(
-        attn_admit_open(harness->admit, 1, input, job->sizes.o + job->sizes.lse + truth, &job->ticket, &err) == ATTN_OK,
-        "%s", err.message);
+    static uint64_t peer;
+    peer++; /* no peer has more than a quarter */
+    ck_assert_msg(attn_admit_open(harness->admit, peer, input, job->sizes.o + job->sizes.lse + truth, &job->ticket,
+                                  &err) == ATTN_OK,
+                  "%s", err.message);
     attn_admit_arrived(job->ticket);
     attn_request_t *request = &job->request;
     request->op = ATTN_OP_RUN;

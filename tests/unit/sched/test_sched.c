@@ -485,6 +485,7 @@ START_TEST(thousands_of_jobs_leak_nothing)
 {
     for (int i = 0; i < 200; i++)
         expect_cpu_works();
+    usleep(300000 * TEST_SLOWNESS); /* the worker touches its arenas ahead while it has nothing to do */
     int pid = harness_serve_pid(&harness), fds = harness_fd_count();
     long worker = worker_kib(pid, "Pss:"), front = worker_kib(getpid(), "Pss:");
     for (int i = 0; i < 2000; i++)

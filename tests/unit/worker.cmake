@@ -1,0 +1,3 @@
+# worker: the rings, and a job's memory. A job's memory is the worker program's own file.
+attn_unit_test(test_worker SOURCES unit/worker/test_ring.c ${CMAKE_SOURCE_DIR}/server/worker/memory.c
+  LIBRARIES attnd_wire)
