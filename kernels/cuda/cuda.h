@@ -1,0 +1,28 @@
+/* cuda/cuda.h: what the GPU engine and its tests need of kernels/cuda beyond attn_cuda_variant_find()
+ * (attn/engine_variants.h). One device per process: the current one. */
+#ifndef ATTN_CUDA_CUDA_H
+#define ATTN_CUDA_CUDA_H
+
+#include "attn/accuracy.h"
+#include "attn/kernel.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* The truth of attn/accuracy.h, with the definitions of attn_truth_compute(), on the GPU. `tensors` (q, k, v) and
+ * `truth` (attn_truth_bytes()) are device addresses. Asynchronous on exec->stream, except that a long computation is
+ * launched in pieces of about 25 ms with exec->checkpoint between them. `exec` needs attn_cuda_truth_workspace() bytes
+ * of workspace. Errors: CANCELLED, NO_MEMORY, DEVICE; after one, work may still be on the stream. */
+attn_status_t attn_cuda_truth_compute(const attn_spec_t *spec, const int32_t *cu_seqlens_q,
+                                      const int32_t *cu_seqlens_k, const attn_addresses_t *tensors, void *truth,
+                                      const attn_exec_t *exec, attn_error_t *err);
+size_t attn_cuda_truth_workspace(const attn_spec_t *spec, const attn_device_t *device);
+
+/* Fills *err for a failed CUDA call: NO_MEMORY or DEVICE. `rc` is a cudaError_t. "<what>: <CUDA's sentence>". */
+attn_status_t attn_cuda_error(attn_error_t *err, int rc, const char *what);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
