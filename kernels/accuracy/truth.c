@@ -39,18 +39,22 @@ static void truth_block_run(void *arg, uint64_t item, attn_pool_thread_t *thread
         const int64_t head = block.h_kv * heads + (block.row + i) % heads;
         const int64_t row = ((int64_t)block.batch * p->h_q + head) * p->s_q + query;
         const double *o = scratch.o + i * p->d;
-        double square = 0;
+        double square = 0, size_square = 0;
         for (uint32_t x = 0; x < p->d; x++) {
             const double error = fabs((double)scratch.naive[i * p->d + x] - o[x]);
             if (!isfinite(error))
                 continue; /* judged by position; a plain formula that overflows earns nobody an allowance */
+            const double size = (double)scratch.size[i * p->d + x];
             square += error * error;
+            size_square += isfinite(size) ? size * size : 0;
             double *max = &job->max_abs[index * TRUTH_LINE_DOUBLES];
             *max = error > *max ? error : *max;
         }
         memcpy(job->view.o + row * p->d, o, p->d * sizeof(double));
         job->view.lse[row] = scratch.lse[i];
-        job->view.naive_row_err[row] = sqrt(square);
+        const double scores = isfinite(scratch.lse[i]) && fabs(scratch.lse[i]) > 1 ? fabs(scratch.lse[i]) : 1;
+        const double least = 0x1p-20 * scores * sqrt(size_square);
+        job->view.naive_row_err[row] = sqrt(square) > least ? sqrt(square) : least;
     }
 }
 

@@ -19,7 +19,7 @@ uint64_t attn_truth_bytes(const attn_spec_t *spec)
     uint64_t rows, bytes;
     if (!truth_rows(spec, &rows) || __builtin_mul_overflow(rows, (uint64_t)spec->d + 2, &bytes) ||
         __builtin_add_overflow(bytes, (uint64_t)TRUTH_HEADER_DOUBLES, &bytes) ||
-        __builtin_mul_overflow(bytes, (uint64_t)sizeof(double), &bytes))
+        __builtin_mul_overflow(bytes, (uint64_t)sizeof(double), &bytes) || bytes > INT64_MAX)
         return 0;
     return bytes;
 }

@@ -26,11 +26,15 @@ static size_t rows_place(char *memory, uint32_t d, int64_t s_kv, bool naive, att
     const size_t naive_q = rows_take(&used, half * rows * d_padded, sizeof(float));
     const size_t naive_kv = rows_take(&used, half * keys * d_padded, sizeof(float));
     const size_t naive_acc = rows_take(&used, half * rows * d_padded, sizeof(float));
+    const size_t size = rows_take(&used, half * rows * d, sizeof(float));
+    const size_t naive_size = rows_take(&used, half * rows * d_padded, sizeof(float));
     const size_t naive_all = rows_take(&used, half * scores, sizeof(float));
     if (memory)
         *ret = (attn_reference_scratch_t){.o = (double *)(memory + o),
                                           .lse = (double *)(memory + lse),
                                           .naive = (float *)(memory + naive_o),
+                                          .size = (float *)(memory + size),
+                                          .naive_size = (float *)(memory + naive_size),
                                           .q = (double *)(memory + q),
                                           .kv = (double *)(memory + kv),
                                           .scores = (double *)(memory + all),

@@ -22,8 +22,9 @@ typedef struct attn_reference_scratch {
     double *o;    /* [rows][d]: O64 */
     double *lse;  /* [rows]: natural log; -inf for a row that sees nothing */
     float *naive; /* [rows][d]: scores, probabilities and result rounded to the dtype, sums in fp32 */
+    float *size;  /* [rows][d]: sum of P |V|, to judge roundings by; with naive only */
     double *q, *kv, *scores, *acc;
-    float *naive_q, *naive_kv, *naive_scores, *naive_acc;
+    float *naive_q, *naive_kv, *naive_scores, *naive_acc, *naive_size;
 } attn_reference_scratch_t;
 
 size_t attn_reference_scratch_bytes(uint32_t d, int64_t s_kv, bool naive);

@@ -9,12 +9,13 @@
 #include "cpu/convert.h"
 #include "reference/rows.h"
 
-typedef double rd_t __attribute__((vector_size(64), aligned(64)));
-typedef int64_t ri_t __attribute__((vector_size(64), aligned(64)));
-typedef float rf_t __attribute__((vector_size(64), aligned(64)));
-typedef int32_t rn_t __attribute__((vector_size(64), aligned(64)));
+typedef double rd_t __attribute__((vector_size(VECTOR_LANES * 4)));
+typedef int64_t ri_t __attribute__((vector_size(VECTOR_LANES * 4)));
+typedef float rf_t __attribute__((vector_size(VECTOR_LANES * 4)));
+typedef int32_t rn_t __attribute__((vector_size(VECTOR_LANES * 4)));
 
-enum { RD = ATTN_REFERENCE_ROWS / 8, RB = 4 };
+/* Vectors that hold a value of every row, and RB keys or elements at a time: RB x 2 accumulators. */
+enum { RD = ATTN_REFERENCE_ROWS / (VECTOR_LANES / 2), RF = ATTN_REFERENCE_ROWS / VECTOR_LANES, RB = 4 };
 
 typedef struct rows_state {
     const attn_reference_block_t *block;
@@ -86,25 +87,34 @@ static void rows_dot(const rows_state_t *state, int64_t first, int keys)
     const uint32_t d = state->d_padded;
     for (int key = 0; key < keys; key += RB) { /* scores and keys are padded to whole RBs */
         const double *k = state->at.kv + (size_t)key * d;
-        const rd_t *q = (const rd_t *)state->at.q;
-        rd_t acc[RB][RD] = {{{0}}};
-        for (uint32_t x = 0; x < state->d; x++)
+        rd_t *s = (rd_t *)(state->at.scores + (first + key) * ATTN_REFERENCE_ROWS);
+        for (int pair = 0; pair < RD; pair += 2) {
+            const rd_t *q = (const rd_t *)state->at.q + pair;
+            rd_t acc[RB][2] = {{{0}}};
+            for (uint32_t x = 0; x < state->d; x++)
 #pragma GCC unroll 4
-            for (int r = 0; r < RB; r++)
+                for (int r = 0; r < RB; r++)
 #pragma GCC unroll 2
-                for (int v = 0; v < RD; v++)
-                    acc[r][v] += q[x * RD + (uint32_t)v] * k[(size_t)r * d + x];
-        memcpy(state->at.scores + (first + key) * ATTN_REFERENCE_ROWS, acc, sizeof acc);
+                    for (int v = 0; v < 2; v++)
+                        acc[r][v] += q[x * RD + (uint32_t)v] * k[(size_t)r * d + x];
+            for (int r = 0; r < RB; r++)
+                for (int v = 0; v < 2; v++)
+                    s[r * RD + pair + v] = acc[r][v];
+        }
         if (!state->block->naive)
             continue;
         const float *kf = state->at.naive_kv + (size_t)key * d;
-        const rf_t *qf = (const rf_t *)state->at.naive_q;
-        rf_t accf[RB] = {{0}};
-        for (uint32_t x = 0; x < state->d; x++)
+        rf_t *sf = (rf_t *)(state->at.naive_scores + (first + key) * ATTN_REFERENCE_ROWS);
+        for (int v = 0; v < RF; v++) {
+            const rf_t *q = (const rf_t *)state->at.naive_q + v;
+            rf_t acc[RB] = {{0}};
+            for (uint32_t x = 0; x < state->d; x++)
 #pragma GCC unroll 4
+                for (int r = 0; r < RB; r++)
+                    acc[r] += q[x * RF] * kf[(size_t)r * d + x];
             for (int r = 0; r < RB; r++)
-                accf[r] += qf[x] * kf[(size_t)r * d + x];
-        memcpy(state->at.naive_scores + (first + key) * ATTN_REFERENCE_ROWS, accf, sizeof accf);
+                sf[r * RF + v] = acc[r];
+        }
     }
 }
 
@@ -165,28 +175,44 @@ static void rows_weigh(const rows_state_t *state, int64_t first, int keys)
 {
     const uint32_t d = state->d_padded;
     for (uint32_t x = 0; x < d; x += RB) {
-        rd_t acc[RB][RD];
-        double *o = state->at.acc + (size_t)x * ATTN_REFERENCE_ROWS;
-        memcpy(acc, o, sizeof acc);
-        const rd_t *p = (const rd_t *)(state->at.scores + first * ATTN_REFERENCE_ROWS);
-        for (int key = 0; key < keys; key++)
-#pragma GCC unroll 4
+        for (int pair = 0; pair < RD; pair += 2) {
+            rd_t *o = (rd_t *)(state->at.acc + (size_t)x * ATTN_REFERENCE_ROWS) + pair;
+            const rd_t *p = (const rd_t *)(state->at.scores + first * ATTN_REFERENCE_ROWS) + pair;
+            rd_t acc[RB][2];
             for (int r = 0; r < RB; r++)
+                for (int v = 0; v < 2; v++)
+                    acc[r][v] = o[r * RD + v];
+            for (int key = 0; key < keys; key++)
+#pragma GCC unroll 4
+                for (int r = 0; r < RB; r++)
 #pragma GCC unroll 2
-                for (int v = 0; v < RD; v++)
-                    acc[r][v] += p[key * RD + v] * state->at.kv[(size_t)key * d + x + (uint32_t)r];
-        memcpy(o, acc, sizeof acc);
-        if (!state->block->naive)
-            continue;
-        rf_t accf[RB];
-        float *of = state->at.naive_acc + (size_t)x * ATTN_REFERENCE_ROWS;
-        memcpy(accf, of, sizeof accf);
-        const rf_t *pf = (const rf_t *)(state->at.naive_scores + first * ATTN_REFERENCE_ROWS);
-        for (int key = 0; key < keys; key++)
-#pragma GCC unroll 4
+                    for (int v = 0; v < 2; v++)
+                        acc[r][v] += p[key * RD + v] * state->at.kv[(size_t)key * d + x + (uint32_t)r];
             for (int r = 0; r < RB; r++)
-                accf[r] += pf[key] * state->at.naive_kv[(size_t)key * d + x + (uint32_t)r];
-        memcpy(of, accf, sizeof accf);
+                for (int v = 0; v < 2; v++)
+                    o[r * RD + v] = acc[r][v];
+        }
+        for (int v = 0; state->block->naive && v < RF; v++) {
+            rf_t *o = (rf_t *)(state->at.naive_acc + (size_t)x * ATTN_REFERENCE_ROWS) + v;
+            const rf_t *p = (const rf_t *)(state->at.naive_scores + first * ATTN_REFERENCE_ROWS) + v;
+            rf_t *sizes = (rf_t *)(state->at.naive_size + (size_t)x * ATTN_REFERENCE_ROWS) + v;
+            rf_t acc[RB], size[RB];
+            for (int r = 0; r < RB; r++) {
+                acc[r] = o[r * RF];
+                size[r] = sizes[r * RF];
+            }
+            for (int key = 0; key < keys; key++)
+#pragma GCC unroll 4
+                for (int r = 0; r < RB; r++) {
+                    const float value = state->at.naive_kv[(size_t)key * d + x + (uint32_t)r];
+                    acc[r] += p[key * RF] * value;
+                    size[r] += p[key * RF] * fabsf(value);
+                }
+            for (int r = 0; r < RB; r++) {
+                o[r * RF] = acc[r];
+                sizes[r * RF] = size[r];
+            }
+        }
     }
 }
 
@@ -201,31 +227,38 @@ static void rows_weigh_masked(const rows_state_t *state, int64_t first, int keys
         seenf[lane] = (int32_t)seen[lane];
     }
     ri_t visible[RD];
-    rn_t visiblef;
+    rn_t visiblef[RF];
     memcpy(visible, seen, sizeof visible);
-    memcpy(&visiblef, seenf, sizeof visiblef);
+    memcpy(visiblef, seenf, sizeof visiblef);
     for (uint32_t x = 0; x < state->d; x++) {
-        rd_t acc[RD];
-        memcpy(acc, state->at.acc + (size_t)x * ATTN_REFERENCE_ROWS, sizeof acc);
-        const rd_t *p = (const rd_t *)(state->at.scores + first * ATTN_REFERENCE_ROWS);
-        for (int key = 0; key < keys; key++)
-            for (int v = 0; v < RD; v++) {
-                const rd_t more = acc[v] + p[key * RD + v] * state->at.kv[(size_t)key * state->d_padded + x];
+        const double *value = state->at.kv + x;
+        for (int v = 0; v < RD; v++) {
+            rd_t *o = (rd_t *)(state->at.acc + (size_t)x * ATTN_REFERENCE_ROWS) + v;
+            const rd_t *p = (const rd_t *)(state->at.scores + first * ATTN_REFERENCE_ROWS) + v;
+            rd_t acc = *o;
+            for (int key = 0; key < keys; key++) {
+                const rd_t more = acc + p[key * RD] * value[(size_t)key * state->d_padded];
                 const ri_t mask = (int64_t)key < visible[v];
-                acc[v] = (rd_t)((mask & (ri_t)more) | (~mask & (ri_t)acc[v]));
+                acc = (rd_t)((mask & (ri_t)more) | (~mask & (ri_t)acc));
             }
-        memcpy(state->at.acc + (size_t)x * ATTN_REFERENCE_ROWS, acc, sizeof acc);
-        if (!state->block->naive)
-            continue;
-        rf_t accf;
-        memcpy(&accf, state->at.naive_acc + (size_t)x * ATTN_REFERENCE_ROWS, sizeof accf);
-        const rf_t *pf = (const rf_t *)(state->at.naive_scores + first * ATTN_REFERENCE_ROWS);
-        for (int key = 0; key < keys; key++) {
-            const rf_t more = accf + pf[key] * state->at.naive_kv[(size_t)key * state->d_padded + x];
-            const rn_t mask = key < visiblef;
-            accf = (rf_t)((mask & (rn_t)more) | (~mask & (rn_t)accf));
+            *o = acc;
         }
-        memcpy(state->at.naive_acc + (size_t)x * ATTN_REFERENCE_ROWS, &accf, sizeof accf);
+        const float *valuef = state->at.naive_kv + x;
+        for (int v = 0; state->block->naive && v < RF; v++) {
+            rf_t *o = (rf_t *)(state->at.naive_acc + (size_t)x * ATTN_REFERENCE_ROWS) + v;
+            const rf_t *p = (const rf_t *)(state->at.naive_scores + first * ATTN_REFERENCE_ROWS) + v;
+            rf_t *sizes = (rf_t *)(state->at.naive_size + (size_t)x * ATTN_REFERENCE_ROWS) + v;
+            rf_t acc = *o, size = *sizes;
+            for (int key = 0; key < keys; key++) {
+                const float one = valuef[(size_t)key * state->d_padded];
+                const rf_t more = acc + p[key * RF] * one, larger = size + p[key * RF] * fabsf(one);
+                const rn_t mask = key < visiblef[v];
+                acc = (rf_t)((mask & (rn_t)more) | (~mask & (rn_t)acc));
+                size = (rf_t)((mask & (rn_t)larger) | (~mask & (rn_t)size));
+            }
+            *o = acc;
+            *sizes = size;
+        }
     }
 }
 
@@ -249,8 +282,10 @@ static bool rows_run(const attn_reference_block_t *block, const attn_reference_s
             rows_softmax_lane_naive(&state, lane);
     }
     memset(state.at.acc, 0, (size_t)state.d_padded * ATTN_REFERENCE_ROWS * sizeof(double));
-    if (block->naive)
+    if (block->naive) {
         memset(state.at.naive_acc, 0, (size_t)state.d_padded * ATTN_REFERENCE_ROWS * sizeof(float));
+        memset(state.at.naive_size, 0, (size_t)state.d_padded * ATTN_REFERENCE_ROWS * sizeof(float));
+    }
     for (int64_t first = 0; first < state.visible_max; first += ATTN_REFERENCE_KEYS) {
         if (!attn_pool_continue(thread))
             return false;
@@ -266,9 +301,10 @@ static bool rows_run(const attn_reference_block_t *block, const attn_reference_s
             const size_t from = (size_t)x * ATTN_REFERENCE_ROWS + (size_t)lane;
             const size_t to = (size_t)lane * state.d + x;
             state.at.o[to] = sum[lane] == 0 ? 0 : state.at.acc[from] / sum[lane];
-            if (block->naive)
-                state.at.naive[to] =
-                    sum[lane] == 0 ? 0 : attn_float_round(block->config->dtype, state.at.naive_acc[from]);
+            if (!block->naive)
+                continue;
+            state.at.naive[to] = sum[lane] == 0 ? 0 : attn_float_round(block->config->dtype, state.at.naive_acc[from]);
+            state.at.size[to] = state.at.naive_size[from];
         }
     }
     return true;

@@ -17,7 +17,8 @@ typedef struct attn_judgement {
     double max_abs_allowed;    /* 2 max|Onaive - O64| + 2 max|(O64 + 0.3 - 0.3) - O64| in the request's dtype */
     double rmse;               /* sqrt(mean((O - O64)^2)) */
     double row_rel;            /* worst ||O - O64|| / ||O64|| over rows */
-    double row_rel_allowed;    /* twice the plain formula's at that row, floored at the dtype's rounding */
+    double row_rel_allowed;    /* at the row of row_excess: twice the larger of naive_row_err (relative) and the
+                                  dtype's unit roundoff */
     double row_excess;         /* worst row_rel / its allowance, over rows; <= 1 passes */
     double lse_err;            /* worst |LSE - LSE64| / max(1, |LSE64|); 0 when there is none */
     double lse_allowed;        /* 1e-5, plus softcap * 2^-11 where tanh is approximate */
@@ -27,7 +28,7 @@ typedef struct attn_judgement {
     uint32_t reserved;
 } attn_judgement_t;
 
-/* Bytes of the truth blob; 0 when it overflows. */
+/* Bytes of the truth blob; 0 when they exceed 2^63. */
 uint64_t attn_truth_bytes(const attn_spec_t *spec);
 
 /* Computes the truth on the CPU in pieces of at most 50 ms (exec->checkpoint between them).
@@ -42,7 +43,11 @@ attn_status_t attn_truth_judge(const attn_spec_t *spec, const int32_t *cu_seqlen
                                attn_error_t *err);
 
 /* Views into a truth blob, for whoever computes it elsewhere (the GPU) with the same layout. Row r of O64 is
- * sequence-major: for problem p, batch b, head h, query i in that order. `naive_row_err` is ||Onaive - O64||. */
+ * sequence-major: for problem p, batch b, head h, query i in that order. `naive_row_err` is ||Onaive - O64||, but at
+ * least 2^-20 max(1, |LSE64|) ||sum_j P_j |V_j| ||, which is 16 roundoffs of fp32: a score is known to |S| 2^-24 and P
+ * to as much of itself, while in a row that hangs on two keys, or whose sum cancels, the plain formula may be right by
+ * luck. It matters in fp32 only: 64 keys
+ * missing of 32,768 (4 % of a row of such a mean) are still 15 times what it allows. */
 typedef struct attn_truth_view {
     double *naive_max_abs; /* one */
     double *o;             /* rows x d */
