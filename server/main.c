@@ -205,8 +205,8 @@ static void drain(daemon_parts_t *parts, const sigset_t *signals)
     int64_t timeout_ms = hastened ? 0 : options->drain_timeout_ms;
     ATTN_LOG(ATTN_LOG_INFO, "draining: refusing new work, finishing the rest",
              attn_log_integer("timeout_ms", timeout_ms));
-    /* Bodies that still arrive may complete, and accepted work finishes, all within one span of time. */
     int64_t until = attn_clock_ns() + timeout_ms * ATTN_NS_PER_MS;
+    attn_http_drain_refuse(parts->http);
     attn_compare_drain(parts->front.compare, (int)timeout_ms);
     int64_t left = (until - attn_clock_ns()) / ATTN_NS_PER_MS;
     attn_sched_drain_finish(parts->front.sched, (int)(left > 0 ? left : 0));

@@ -80,7 +80,7 @@ static attn_status_t place_all(attn_intake_t *intake, bool has_inputs, attn_erro
     if (status == ATTN_OK && !intake->options.compare) {
         status = attn_admit_place(intake->ticket, true, sizes->o, &intake->o, &intake->o_address, err);
     }
-    if (status == ATTN_OK && !intake->options.compare && sizes->lse > 0) {
+    if (status == ATTN_OK && !intake->options.compare && intake->ask.spec.return_lse) {
         status = attn_admit_place(intake->ticket, true, sizes->lse, &intake->lse, &intake->lse_address, err);
     }
     return status;

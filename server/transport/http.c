@@ -116,9 +116,8 @@ static void door_close(http_door_t *door)
     if (door->daemon != NULL) {
         MHD_stop_daemon(door->daemon);
         door->daemon = NULL;
-        door->listen_fd = -1; /* closed by libmicrohttpd, or given back as pause_fd */
+        door->listen_fd = -1; /* closed by libmicrohttpd, or when draining began */
     }
-    attn_fd_close(&door->pause_fd);
 }
 
 attn_status_t attn_http_start(attn_front_t *front, attn_http_t **ret, attn_error_t *err)
@@ -129,10 +128,12 @@ attn_status_t attn_http_start(attn_front_t *front, attn_http_t **ret, attn_error
         return attn_error_set(err, ATTN_ERR_NO_MEMORY, "no memory for the HTTP door");
     }
     http->front = front;
+    http->started_ns = attn_clock_ns();
+    http->started_s = (int64_t)time(NULL);
     http->epoll_fd = http->bell_fd = -1;
     pthread_mutex_init(&http->lock, NULL);
-    http->main = (http_door_t){front, http, NULL, false, 0, -1, -1};
-    http->probes = (http_door_t){front, http, NULL, true, 0, -1, -1};
+    http->main = (http_door_t){front, http, NULL, false, 0, -1};
+    http->probes = (http_door_t){front, http, NULL, true, 0, -1};
     if (getrandom(&http->id_seed, sizeof http->id_seed, GRND_NONBLOCK) != sizeof http->id_seed) {
         http->id_seed = (uint64_t)attn_clock_ns() ^ (uint64_t)time(NULL) << 20;
     }
@@ -177,13 +178,19 @@ static bool calls_end(attn_http_t *http, int64_t until_ns)
     return true;
 }
 
+void attn_http_drain_refuse(attn_http_t *http)
+{
+    atomic_store(&http->draining, true);
+    atomic_store(&http->refusing, true);
+    if (http->main.daemon != NULL) {
+        int fd = MHD_quiesce_daemon(http->main.daemon);
+        attn_fd_close(&fd); /* connecting is refused from here on */
+    }
+    http_watch_refuse_bodies(http);
+}
+
 void attn_http_drain_finish(attn_http_t *http, int timeout_ms)
 {
-    attn_http_drain_begin(http);
-    if (http->main.daemon != NULL && http->main.pause_fd < 0) {
-        http->main.pause_fd = MHD_quiesce_daemon(http->main.daemon);
-        attn_fd_close(&http->main.pause_fd); /* connecting is refused from here on */
-    }
     if (!calls_end(http, attn_clock_ns() + timeout_ms * ATTN_NS_PER_MS)) {
         http_watch_cut_all(http);
         /* A parked call is answered by its owner; with the socket shut down the rest ends at once. */

@@ -102,8 +102,10 @@ uint16_t attn_http_metrics_port(const attn_http_t *http); /* 0 = off */
 
 /* Draining: answers carry `Connection: close`. */
 void attn_http_drain_begin(attn_http_t *http);
-/* No new connections; waits until no call is open or timeout_ms has passed, then closes what is left. Parked calls
- * must be answered by their owners meanwhile. */
+/* No new connections; new requests and bodies that still arrive get 503 at once, probes and metrics their answer. */
+void attn_http_drain_refuse(attn_http_t *http);
+/* After drain_refuse: waits until no call is open or timeout_ms has passed, then closes what is left. Parked calls must
+ * be answered by their owners meanwhile. */
 void attn_http_drain_finish(attn_http_t *http, int timeout_ms);
 /* After drain_finish, with no call parked. NULL is fine. */
 void attn_http_stop(attn_http_t *http);

@@ -15,25 +15,55 @@ typedef struct run {
     attn_http_call_t *call;
 } run_t;
 
+/* Series are looked up once per variant and code; afterwards counting is a few atomic additions. */
+#define VARIANTS_MAX 32
+#define CODES_MAX 48 /* statuses are 0 to -45 */
+static _Atomic(attn_counter_t *) run_counters[VARIANTS_MAX][CODES_MAX];
+static _Atomic(attn_histogram_t *) kernel_histograms[VARIANTS_MAX];
+static _Atomic(attn_histogram_t *) queue_histogram;
+
+static size_t variant_index(const attn_variant_info_t *variant)
+{
+    size_t count, index = 0;
+    const attn_variant_info_t *const *table = attn_variant_table(&count);
+    while (index < count && table[index] != variant) {
+        index++;
+    }
+    return index < VARIANTS_MAX - 1 ? index : VARIANTS_MAX - 1;
+}
+
 static void count_run(const attn_request_t *request)
 {
-    char labels[128];
     const attn_outcome_t *outcome = &request->outcome;
     const attn_variant_info_t *variant = outcome->variant != NULL ? outcome->variant : request->variant;
-    snprintf(labels, sizeof labels, "variant=\"%s\",code=\"%s\"", variant != NULL ? variant->name : "auto",
-             attn_status_name(outcome->error.status));
-    attn_counter_add(attn_metrics_counter("attnd_attention_requests_total",
-                                          "Attention requests that reached the scheduler, by variant and code", labels),
-                     1);
-    if (outcome->error.status == ATTN_OK) {
-        snprintf(labels, sizeof labels, "variant=\"%s\"", variant != NULL ? variant->name : "auto");
-        attn_histogram_observe_ns(
-            attn_metrics_histogram("attnd_kernel_seconds", "Kernel time of attention requests by variant", labels),
-            (int64_t)(outcome->timing.kernel_us * 1e3));
-        attn_histogram_observe_ns(
-            attn_metrics_histogram("attnd_queue_seconds", "Time that attention requests waited for a device", ""),
-            (int64_t)outcome->timing.queue_us * ATTN_NS_PER_US);
+    const char *name = variant != NULL ? variant->name : "auto";
+    size_t row = variant_index(variant);
+    size_t code = outcome->error.status > -CODES_MAX ? (size_t)-outcome->error.status : CODES_MAX - 1;
+    char labels[128];
+    attn_counter_t *counter = atomic_load_explicit(&run_counters[row][code], memory_order_acquire);
+    if (counter == NULL) {
+        snprintf(labels, sizeof labels, "variant=\"%s\",code=\"%s\"", name, attn_status_name(outcome->error.status));
+        counter = attn_metrics_counter("attnd_attention_requests_total",
+                                       "Attention requests that reached the scheduler, by variant and code", labels);
+        atomic_store_explicit(&run_counters[row][code], counter, memory_order_release);
     }
+    attn_counter_add(counter, 1);
+    if (outcome->error.status != ATTN_OK) {
+        return;
+    }
+    attn_histogram_t *kernel = atomic_load_explicit(&kernel_histograms[row], memory_order_acquire);
+    attn_histogram_t *queue = atomic_load_explicit(&queue_histogram, memory_order_acquire);
+    if (kernel == NULL) {
+        snprintf(labels, sizeof labels, "variant=\"%s\"", name);
+        kernel = attn_metrics_histogram("attnd_kernel_seconds", "Kernel time of attention requests by variant", labels);
+        atomic_store_explicit(&kernel_histograms[row], kernel, memory_order_release);
+    }
+    if (queue == NULL) {
+        queue = attn_metrics_histogram("attnd_queue_seconds", "Time that attention requests waited for a device", "");
+        atomic_store_explicit(&queue_histogram, queue, memory_order_release);
+    }
+    attn_histogram_observe_ns(kernel, (int64_t)(outcome->timing.kernel_us * 1e3));
+    attn_histogram_observe_ns(queue, (int64_t)outcome->timing.queue_us * ATTN_NS_PER_US);
 }
 
 static void run_complete(attn_request_t *request, void *arg)

@@ -57,7 +57,6 @@ void http_on_completed(void *cls, struct MHD_Connection *mhd, void **con_cls, en
     *con_cls = NULL;
     http_conn_t *conn = call->conn;
     attn_http_t *http = call->door->http;
-    http_call_record(call, code);
     pthread_mutex_lock(&conn->lock);
     /* A stream whose client is gone: its owner still holds the call and has to hear of it. */
     void (*gone)(attn_http_call_t *, void *) = call->stream.open && !call->gone_called ? call->gone : NULL;
@@ -69,6 +68,7 @@ void http_on_completed(void *cls, struct MHD_Connection *mhd, void **con_cls, en
         gone(call, call->gone_arg);
     }
     pthread_mutex_unlock(&conn->lock);
+    http_call_record(call, code); /* no other thread finds the call any more */
     http_call_release(call);
     atomic_fetch_sub(&http->open_calls, 1);
 }
@@ -119,11 +119,11 @@ static enum MHD_Result discard(attn_http_call_t *call, size_t bytes)
     return MHD_YES;
 }
 
-static enum MHD_Result feed(attn_http_call_t *call, const char *data, size_t bytes)
+static enum MHD_Result feed(attn_http_call_t *call, const char *data, size_t bytes, bool refused)
 {
     attn_error_t err;
     uint64_t received = atomic_fetch_add_explicit(&call->received, bytes, memory_order_relaxed);
-    if (call->refused) {
+    if (refused) {
         return discard(call, bytes);
     }
     if (call->json != NULL) {
@@ -208,9 +208,9 @@ enum MHD_Result http_on_access(void *cls, struct MHD_Connection *mhd, const char
         size_t bytes = *data_bytes;
         *data_bytes = 0;
         pthread_mutex_lock(&call->conn->lock);
-        bool cut = call->phase == HTTP_CUT;
+        bool cut = call->phase == HTTP_CUT, refused = call->refused;
         pthread_mutex_unlock(&call->conn->lock);
-        return cut ? MHD_NO : feed(call, data, bytes);
+        return cut ? MHD_NO : feed(call, data, bytes, refused);
     }
     pthread_mutex_lock(&call->conn->lock);
     http_phase_t phase = call->phase;

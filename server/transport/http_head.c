@@ -221,6 +221,9 @@ attn_status_t http_head_check(attn_http_call_t *call, const char *method, const 
     if (status != ATTN_OK) {
         return status;
     }
+    if (!call->route->probe && atomic_load(&call->door->http->refusing)) {
+        return http_refusing(err);
+    }
     if (call->route->body != ATTN_HTTP_BODY_NONE) {
         return open_body(call, err);
     }

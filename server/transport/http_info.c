@@ -176,27 +176,6 @@ void http_quarantine_clear_handle(attn_http_call_t *call)
 
 /* ---- GET /v1/status ---- */
 
-static double start_time_s(void)
-{
-    /* /proc/self/stat, field 22: ticks after boot. */
-    double boot_s = 0, start = 0;
-    char line[1024];
-    FILE *file = fopen("/proc/self/stat", "re");
-    if (file != NULL) {
-        const char *at = fgets(line, sizeof line, file) != NULL ? strrchr(line, ')') : NULL;
-        for (int field = 2; at != NULL && field < 22; field++) {
-            at = strchr(at + 1, ' ');
-        }
-        start = at != NULL ? atof(at + 1) / (double)sysconf(_SC_CLK_TCK) : 0;
-        fclose(file);
-    }
-    struct timespec real, boot;
-    clock_gettime(CLOCK_REALTIME, &real);
-    clock_gettime(CLOCK_BOOTTIME, &boot);
-    boot_s = (double)(real.tv_sec - boot.tv_sec) + (double)(real.tv_nsec - boot.tv_nsec) * 1e-9;
-    return boot_s + start;
-}
-
 void http_status_handle(attn_http_call_t *call)
 {
     attn_front_t *front = attn_http_front(call);
@@ -210,18 +189,17 @@ void http_status_handle(attn_http_call_t *call)
     pthread_mutex_lock(&http->lock);
     uint32_t connections = http->open_conns;
     pthread_mutex_unlock(&http->lock);
-    struct timespec now;
-    clock_gettime(CLOCK_REALTIME, &now);
     json_t *arena =
         json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:i}", "input_bytes", (json_int_t)admit.input_bytes,
                   "input_used_bytes", (json_int_t)admit.input_used, "output_bytes", (json_int_t)admit.output_bytes,
                   "output_used_bytes", (json_int_t)admit.output_used, "arriving_bytes", (json_int_t)admit.arriving,
                   "leaked_bytes", (json_int_t)admit.leaked, "tickets", (int)admit.tickets);
-    reply(call, json_pack("{s:s, s:f, s:b, s:b, s:b, s:i, s:i, s:i, s:i, s:o, s:o}", "version", ATTND_VERSION,
-                          "uptime_s", (double)now.tv_sec - start_time_s(), "live", attn_sched_live(front->sched),
-                          "ready", attn_sched_ready(front->sched), "draining", atomic_load(&http->draining), "queued",
-                          (int)view->queued, "running", (int)view->running, "connections", (int)connections, "calls",
-                          (int)atomic_load(&http->open_calls), "arena", arena, "devices", device_rows(view)));
+    reply(call,
+          json_pack("{s:s, s:f, s:b, s:b, s:b, s:i, s:i, s:i, s:i, s:o, s:o}", "version", ATTND_VERSION, "uptime_s",
+                    (double)(attn_clock_ns() - http->started_ns) * 1e-9, "live", attn_sched_live(front->sched), "ready",
+                    attn_sched_ready(front->sched), "draining", atomic_load(&http->draining), "queued",
+                    (int)view->queued, "running", (int)view->running, "connections", (int)connections, "calls",
+                    (int)atomic_load(&http->open_calls), "arena", arena, "devices", device_rows(view)));
     free(view);
 }
 
@@ -233,7 +211,7 @@ static void write_one(FILE *out, const char *name, const char *type, const char 
     attn_metrics_write_value(out, name, "", value);
 }
 
-static void write_process(FILE *out)
+static void write_process(FILE *out, const attn_http_t *http)
 {
     long pages = 0;
     FILE *file = fopen("/proc/self/statm", "re");
@@ -260,7 +238,7 @@ static void write_process(FILE *out)
     write_one(out, "process_cpu_seconds_total", "counter", "CPU time of attnd",
               (double)usage.ru_utime.tv_sec + (double)usage.ru_stime.tv_sec +
                   (double)(usage.ru_utime.tv_usec + usage.ru_stime.tv_usec) * 1e-6);
-    write_one(out, "process_start_time_seconds", "gauge", "Start of attnd, Unix time", start_time_s());
+    write_one(out, "process_start_time_seconds", "gauge", "Start of attnd, Unix time", (double)http->started_s);
 }
 
 static void write_admit(FILE *out, attn_admit_t *admit)
@@ -324,7 +302,7 @@ void http_metrics_handle(attn_http_call_t *call)
         write_one(out, "attnd_http_connections", "gauge", "Open HTTP connections", connections);
         write_admit(out, attn_http_front(call)->admit);
         write_sched(out, attn_http_front(call)->sched, view);
-        write_process(out);
+        write_process(out, http);
         attn_metrics_render(out);
         fclose(out);
     }

@@ -84,7 +84,6 @@ typedef struct http_door {
     bool probes_only;
     uint16_t port;
     int listen_fd; /* libmicrohttpd's while its daemon runs */
-    int pause_fd;  /* the listening socket again after MHD_quiesce_daemon(): ours to close */
 } http_door_t;
 
 typedef struct http_conn {
@@ -146,7 +145,7 @@ struct attn_http_call {
 struct attn_http {
     attn_front_t *front;
     http_door_t main, probes;
-    atomic_bool draining;
+    atomic_bool draining, refusing;
     atomic_uint open_calls;
     pthread_mutex_t lock; /* the list of connections */
     http_conn_t **slots;
@@ -157,6 +156,7 @@ struct attn_http {
     bool watch_runs;
     atomic_bool stopping;
     uint64_t id_seed;
+    int64_t started_ns, started_s; /* monotonic; Unix time */
     _Atomic uint64_t id_next;
 };
 
@@ -191,6 +191,8 @@ void http_on_connection(void *cls, struct MHD_Connection *mhd, void **socket_con
                         enum MHD_ConnectionNotificationCode code);
 void http_conn_release(http_conn_t *conn);
 void http_watch_cut_all(attn_http_t *http); /* shuts every socket down */
+void http_watch_refuse_bodies(attn_http_t *http);
+attn_status_t http_refusing(attn_error_t *err); /* the sentence while draining */
 
 /* http_head.c: the checks of a request's head. The framing of the body cannot be trusted when *ret_fatal. */
 attn_status_t http_head_check(attn_http_call_t *call, const char *method, const char *version, bool *ret_fatal,

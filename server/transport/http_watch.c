@@ -159,6 +159,17 @@ static void cut(http_conn_t *conn, attn_http_call_t *call)
     shutdown(conn->fd, SHUT_RDWR);
 }
 
+/* In the middle of a body. What the body was refused with before is what its sender should hear. */
+static void answer_and_cut(http_conn_t *conn, attn_http_call_t *call, const attn_error_t *err)
+{
+    if (!call->refused) {
+        http_reply_fill_error(call, err, NULL);
+        call->refused = true;
+    }
+    http_reply_raw(call);
+    cut(conn, call);
+}
+
 static void check_sender(http_conn_t *conn, attn_http_call_t *call, int64_t now)
 {
     const attn_options_t *options = conn->door->front->options;
@@ -168,16 +179,11 @@ static void check_sender(http_conn_t *conn, attn_http_call_t *call, int64_t now)
         !too_slow(options, received, now - call->arrived_ns, options->min_upload_rate)) {
         return;
     }
-    if (!call->refused) {
-        attn_error_t err;
-        attn_error_set(&err, ATTN_ERR_TIMEOUT,
-                       "the body came in at less than %llu bytes per second; send it faster, or in smaller requests",
-                       (unsigned long long)options->min_upload_rate);
-        http_reply_fill_error(call, &err, NULL);
-        call->refused = true;
-    }
-    http_reply_raw(call);
-    cut(conn, call);
+    attn_error_t err;
+    attn_error_set(&err, ATTN_ERR_TIMEOUT,
+                   "the body came in at less than %llu bytes per second; send it faster, or in smaller requests",
+                   (unsigned long long)options->min_upload_rate);
+    answer_and_cut(conn, call, &err);
 }
 
 static void check_reader(http_conn_t *conn, attn_http_call_t *call, int64_t now)
@@ -283,6 +289,32 @@ void http_watch_cut_all(attn_http_t *http)
         if (http->slots[i] != NULL) {
             shutdown(http->slots[i]->fd, SHUT_RDWR);
         }
+    }
+    pthread_mutex_unlock(&http->lock);
+}
+
+attn_status_t http_refusing(attn_error_t *err)
+{
+    return attn_error_set(err, ATTN_ERR_UNAVAILABLE, "the daemon is ending and takes no new work; try again");
+}
+
+void http_watch_refuse_bodies(attn_http_t *http)
+{
+    attn_error_t err;
+    http_refusing(&err);
+    pthread_mutex_lock(&http->lock);
+    for (uint32_t i = 0; i < http->slot_count; i++) {
+        http_conn_t *conn = http->slots[i];
+        if (conn == NULL) {
+            continue;
+        }
+        pthread_mutex_lock(&conn->lock);
+        attn_http_call_t *call = conn->call;
+        if (call != NULL && call->phase == HTTP_BODY &&
+            atomic_load_explicit(&call->received, memory_order_relaxed) < call->body_bytes) {
+            answer_and_cut(conn, call, &err);
+        }
+        pthread_mutex_unlock(&conn->lock);
     }
     pthread_mutex_unlock(&http->lock);
 }
