@@ -134,7 +134,9 @@ void attn_worker_give(attn_worker_t *worker, attn_request_t *request, uint64_t s
     }
     worker->job = request;
     worker->serial = serial;
-    worker->job_ns = worker->progress_ns = worker->beat_ns = now_ns;
+    worker->job_ns = worker->beat_ns = now_ns;
+    worker->progress_ns = 0;
+    worker->progress = atomic_load_explicit(&worker->ring.worker->progress, memory_order_relaxed);
     worker->budget_ns = budget_ns;
     worker->cancel_ns = 0;
     if (attn_ring_job_push(&worker->ring, &job))
@@ -203,6 +205,6 @@ attn_worker_end_t attn_worker_watch(attn_worker_t *worker, int64_t now_ns)
         return ATTN_END_FROZEN;
     if (now_ns - worker->beat_ns > BEAT_MISSED_NS || now_ns - worker->job_ns <= worker->budget_ns)
         return ATTN_END_NONE;
-    bool gets_on = now_ns - worker->progress_ns <= PROGRESS_NS;
+    bool gets_on = worker->progress_ns && now_ns - worker->progress_ns <= PROGRESS_NS;
     return gets_on && (now_ns - worker->job_ns) / BUDGET_STRETCH <= worker->budget_ns ? ATTN_END_NONE : ATTN_END_HUNG;
 }

@@ -45,7 +45,7 @@ typedef struct attn_worker {
     int64_t job_ns, budget_ns;
     int64_t cancel_ns; /* when it was told that nobody waits any longer; 0 */
     uint64_t progress, beat;
-    int64_t progress_ns, beat_ns; /* when these were last seen to move */
+    int64_t progress_ns, beat_ns; /* when these were last seen to move; progress: 0 = not yet */
 } attn_worker_t;
 
 typedef struct attn_worker_start {

@@ -12,6 +12,9 @@
 void harness_start(harness_t *harness, const char *devices)
 {
     attn_error_t err = {0};
+    /* What signals do to a worker is what is tested, not what a sanitizer makes of them. */
+    setenv("ASAN_OPTIONS", "handle_segv=0:handle_abort=0:handle_sigbus=0", 1);
+    setenv("TSAN_OPTIONS", "handle_segv=0:handle_abort=0:handle_sigbus=0", 1);
     attn_admit_options_t admit = {.arena_bytes = 64 << 20};
     ck_assert_msg(attn_admit_create(&admit, &harness->admit, &err) == ATTN_OK, "%s", err.message);
     attn_sched_options_t options = {
@@ -23,7 +26,7 @@ void harness_start(harness_t *harness, const char *devices)
         .quarantine_strikes = 3,
         .quarantine_window_s = 60,
         .quarantine_s = 2,
-        .watchdog_floor_ms = 400,
+        .watchdog_floor_ms = 400 * TEST_SLOWNESS,
         .watchdog_factor = 10,
     };
     ck_assert_msg(attn_sched_start(&options, &harness->sched, &err) == ATTN_OK, "%s", err.message);

@@ -215,8 +215,8 @@ END_TEST
 START_TEST(spin_is_stopped)
 {
     double start = seconds();
-    expect_fault("test_spin", "did not finish within 400 ms");
-    ck_assert_double_lt(seconds() - start, 2.0 * TEST_SLOWNESS);
+    expect_fault("test_spin", "did not finish within 400" /* 4000 with a sanitizer */);
+    ck_assert_double_lt(seconds() - start, 1.5 * TEST_SLOWNESS);
     expect_fault("test_spin_serve", "did not finish");
     expect_cpu_works();
 }
