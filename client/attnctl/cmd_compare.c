@@ -27,9 +27,7 @@ static void row_print(const attn_client_row_t *row, bool lse)
 {
     if (row->error.error.status != ATTN_OK) {
         printf("%-20s did not run: %s\n", row->variant, row->error.error.message);
-        for (uint32_t i = 0; i < row->error.missing.count; i++) {
-            printf("%-20s   %s\n", "", row->error.missing.item[i]);
-        }
+        ctl_missing_print(stdout, "                       ", &row->error);
         return;
     }
     printf("%-20s %-4s %9.2e %9.2e %9.2e %9.2e", row->variant, row->pass ? "pass" : "FAIL", row->max_abs,

@@ -68,6 +68,9 @@ int ctl_health(const ctl_options_t *options);
 int ctl_fail(const ctl_options_t *options, const attn_client_error_t *error);
 int ctl_fail_local(const ctl_options_t *options, const attn_error_t *error);
 
+/* What the variant lacks and the sentence does not say, a line each. */
+void ctl_missing_print(FILE *out, const char *indent, const attn_client_error_t *error);
+
 /* Opens the server; on failure prints why and gives an exit code in *ret_exit. */
 bool ctl_open(const ctl_options_t *options, attn_client_t **ret, int *ret_exit);
 

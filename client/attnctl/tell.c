@@ -34,6 +34,15 @@ static int exit_code(attn_status_t status)
     return status == ATTN_ERR_CONNECTION || status == ATTN_ERR_TIMEOUT ? CTL_UNREACHABLE : CTL_REFUSED;
 }
 
+void ctl_missing_print(FILE *out, const char *indent, const attn_client_error_t *error)
+{
+    for (uint32_t i = 0; i < error->missing.count; i++) {
+        if (strstr(error->error.message, error->missing.item[i]) == NULL) { /* the sentence often names them all */
+            fprintf(out, "%s%s\n", indent, error->missing.item[i]);
+        }
+    }
+}
+
 int ctl_fail(const ctl_options_t *options, const attn_client_error_t *error)
 {
     ctl_progress_erase();
@@ -41,9 +50,7 @@ int ctl_fail(const ctl_options_t *options, const attn_client_error_t *error)
         print_json_error(error);
     } else {
         fprintf(stderr, "attnctl: %s\n", error->error.message);
-        for (uint32_t i = 0; i < error->missing.count; i++) {
-            fprintf(stderr, "  %s\n", error->missing.item[i]);
-        }
+        ctl_missing_print(stderr, "  ", error);
     }
     return exit_code(error->error.status);
 }

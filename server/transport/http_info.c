@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "sched/compare.h"
 #include "transport/http_internal.h"
 
 static const char *state_name(attn_device_state_t state)
@@ -283,6 +284,18 @@ static void write_sched(FILE *out, attn_sched_t *sched, const attn_sched_view_t 
     }
 }
 
+static void write_compare(FILE *out, attn_compare_t *compare)
+{
+    attn_compare_counts_t counts;
+    attn_compare_count(compare, &counts);
+    write_one(out, "attnd_compare_active", "gauge", "Comparisons under way", counts.active);
+    write_one(out, "attnd_compare_kept", "gauge", "Comparisons that can be asked for", counts.kept);
+    attn_metrics_write_head(out, "attnd_compare_jobs_total", "counter", "Comparisons by how they ended");
+    attn_metrics_write_value(out, "attnd_compare_jobs_total", "state=\"done\"", (double)counts.done);
+    attn_metrics_write_value(out, "attnd_compare_jobs_total", "state=\"failed\"", (double)counts.failed);
+    attn_metrics_write_value(out, "attnd_compare_jobs_total", "state=\"cancelled\"", (double)counts.cancelled);
+}
+
 void http_metrics_handle(attn_http_call_t *call)
 {
     attn_sched_view_t *view = take_view(call);
@@ -302,6 +315,7 @@ void http_metrics_handle(attn_http_call_t *call)
         write_one(out, "attnd_http_connections", "gauge", "Open HTTP connections", connections);
         write_admit(out, attn_http_front(call)->admit);
         write_sched(out, attn_http_front(call)->sched, view);
+        write_compare(out, attn_http_front(call)->compare);
         write_process(out, http);
         attn_metrics_render(out);
         fclose(out);
