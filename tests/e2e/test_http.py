@@ -331,21 +331,24 @@ def test_a_caller_that_leaves_cancels(start):
     assert time.monotonic() - began < 5 * SLOW
 
 
-def test_metadata_first_then_nothing_holds_no_more_than_its_share(start):
-    """Bodies still arriving may take half of the arena; the rest serves others, and what does not fit is told so."""
-    d = start("--arena-bytes", "64M", "--rate-grace-ms", "60000")
-    p = Problem(s_q=2048, s_kv=2048, h_q=16, h_kv=16, d=64)
-    body = p.safetensors()
+def test_bodies_still_arriving_hold_no_more_than_their_share(start):
+    """Bodies still arriving may take half of the arena, one peer's a quarter; the rest serves others, and what does not
+    fit is told so at once."""
+    d = start("--arena-bytes", "256M", "--rate-grace-ms", "60000")
+    body = Problem(s_q=2048, s_kv=2048, h_q=16, h_kv=16, d=64).safetensors()
+    assert len(body) > 12 << 20
     held, refused = [], 0
-    for _ in range(24):
-        conn = wire.Raw(d.port)
+    for i in range(40):
+        conn = wire.Raw(d.port, peer=f"127.0.0.{10 + i % 10}")
         conn.send(head("/v1/attention", len(body)) + body[:4096])
         held.append(conn)
-    time.sleep(1)
-    small = wait_for(lambda: next((a for a in [d.post("/v1/attention", BODY)] if a.status == 200), None), "a small request to be served")
-    assert small.status == 200
+    for _ in range(5):
+        with wire.Raw(d.port, peer="127.0.0.2") as other:
+            other.send(head("/v1/attention", len(BODY)) + BODY)
+            assert other.answer().status == 200
+    time.sleep(3)  # a refused upload is read for up to 2 s before it is answered
     for conn in held:
-        conn.sock.settimeout(0.2)
+        conn.sock.settimeout(0.05)
         try:
             answer = conn.answer()
         except (TimeoutError, socket.timeout):
@@ -355,7 +358,7 @@ def test_metadata_first_then_nothing_holds_no_more_than_its_share(start):
             assert "retry-after" in answer.headers
             refused += 1
         conn.sock.close()
-    assert 0 < refused < 24
+    assert 20 < refused < 40
     wait_for(lambda: idle(d), "the arena to be empty")
 
 
@@ -409,4 +412,4 @@ def test_body_over_2_gib(start):
     lse = np.frombuffer(tensors["lse"][2], np.float32).astype(np.float64)
     shape = (1, 1, 1, dim)
     assert reference.judge(got.reshape(shape), lse.reshape(1, 1, 1), o64.reshape(shape),
-                           (s.max() + np.log(e.sum())).reshape(1, 1, 1), plain.reshape(shape), "fp16") == []
+                           (s.max() + np.log(e.sum())).reshape(1, 1, 1), plain.reshape(shape), 2.0**-11 * np.linalg.norm(o64).reshape(1, 1, 1), "fp16") == []

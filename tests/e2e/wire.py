@@ -127,21 +127,25 @@ class Problem:
         return xattn(m.SerializeToString(), data)
 
     def truth(self):
-        """O64, LSE64 and the plain formula's O, in this problem's layout of O (LSE is [b, h, s] or [h, total])."""
+        """O64, LSE64, the plain formula's O and the floor of its rows' errors, laid out as answers are."""
         ask = {k: self.ask[k] for k in ("causal", "sm_scale", "softcap") if k in self.ask}
-        exact = lambda q, k, v: reference.attention(q, k, v, **ask)
-        plain = lambda q, k, v: (reference.naive(q, k, v, self.dtype, **ask), None)
+        parts = [
+            lambda *qkv: reference.attention(*qkv, **ask)[0],
+            lambda *qkv: reference.attention(*qkv, **ask)[1].transpose(0, 2, 1),
+            lambda *qkv: reference.naive(*qkv, self.dtype, **ask),
+            lambda *qkv: reference.row_floor(*qkv, self.dtype, **ask),
+        ]
         if self.cu_q is not None:
-            o, lse = reference.packed(self.q, self.k, self.v, self.cu_q, self.cu_k, exact)
-            naive, _ = reference.packed(self.q, self.k, self.v, self.cu_q, self.cu_k, plain)
-            return o, lse, naive
-        o, lse = exact(self.q, self.k, self.v)
-        naive, _ = plain(self.q, self.k, self.v)
-        return self._laid(o), lse, self._laid(naive)
+            o, lse, naive, floor = (reference.packed(self.q, self.k, self.v, self.cu_q, self.cu_k, part) for part in parts)
+            return o, lse.T, naive, floor
+        o, lse, naive, floor = (part(self.q, self.k, self.v) for part in parts)
+        if self.layout == "bhsd":
+            floor = floor.transpose(0, 2, 1)
+        return self._laid(o), lse.transpose(0, 2, 1), self._laid(naive), floor
 
     def judge(self, o, lse):
         """o, lse: (dtype, shape, bytes) as answered; lse None when it was not asked for."""
-        o64, lse64, naive = self.truth()
+        o64, lse64, naive, floor = self.truth()
         dtype, shape, data = o
         wrong = [] if dtype == self.dtype else [f"O is {dtype}, Q is {self.dtype}"]
         if tuple(shape) != o64.shape:
@@ -151,7 +155,7 @@ class Problem:
             if lse[0] != "fp32":
                 return wrong + [f"LSE is {lse[0]}"]
             got_lse = reference.from_bytes(lse[2], "fp32", lse[1])
-        return wrong + reference.judge(reference.from_bytes(data, dtype, shape), got_lse, o64, lse64, naive, self.dtype,
+        return wrong + reference.judge(reference.from_bytes(data, dtype, shape), got_lse, o64, lse64, naive, floor, self.dtype,
                                        self.ask.get("softcap", 0.0))
 
 
@@ -183,8 +187,9 @@ def head(path, body_length=None, method="POST", content_type=SAFETENSORS, extra=
 class Raw:
     """One connection."""
 
-    def __init__(self, port, timeout=20):
-        self.sock = socket.create_connection(("127.0.0.1", port), timeout=timeout)
+    def __init__(self, port, timeout=20, peer="127.0.0.1"):
+        """`peer`: which of the loopback's addresses the daemon sees as the caller's."""
+        self.sock = socket.create_connection(("127.0.0.1", port), timeout=timeout, source_address=(peer, 0))
         self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.buffer = b""
 
