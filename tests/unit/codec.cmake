@@ -1,0 +1,13 @@
+# codec: readers and writers of every format; the fuzzed parsers on seeds and mutations; with clang, the libFuzzer program.
+attn_unit_test(test_codec SOURCES unit/codec/test_codec.c LIBRARIES attnd_codec)
+set(ATTN_FUZZ_ENTRIES ${CMAKE_CURRENT_SOURCE_DIR}/fuzz/entries.c)
+attn_unit_test(test_codec_fuzz SOURCES unit/codec/test_fuzz.c ${ATTN_FUZZ_ENTRIES} LIBRARIES attnd_codec)
+target_include_directories(test_codec_fuzz PRIVATE ${CMAKE_CURRENT_SOURCE_DIR})
+if(CMAKE_C_COMPILER_ID MATCHES "Clang")
+  add_executable(fuzz_codec fuzz/fuzz_codec.c ${ATTN_FUZZ_ENTRIES})
+  target_include_directories(fuzz_codec PRIVATE ${CMAKE_CURRENT_SOURCE_DIR})
+  target_compile_options(fuzz_codec PRIVATE -fsanitize=fuzzer)
+  target_link_options(fuzz_codec PRIVATE -fsanitize=fuzzer)
+  target_link_libraries(fuzz_codec PRIVATE attn_options attnd_codec)
+  set_target_properties(fuzz_codec PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/tests)
+endif()
