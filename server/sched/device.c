@@ -147,7 +147,8 @@ void attn_sched_worker_reaped(attn_sched_t *sched, attn_sched_device_t *device, 
     if (worker->state == ATTN_WORKER_STARTING)
         attn_sched_worker_hello(sched, device, lane, now_ns);
     bool was_ready = worker->ready_ns != 0, stuck = worker->end == ATTN_END_STUCK;
-    bool lived = was_ready && now_ns - worker->ready_ns >= SHORT_LIFE_NS;
+    /* Dying of a job says nothing about starting. */
+    bool lived = was_ready && (worker->job || now_ns - worker->ready_ns >= SHORT_LIFE_NS);
     bool from_outside = was_ready && worker->end == ATTN_END_NONE && attn_death_from_outside(&death);
     if (!stuck)
         attn_sched_judge_death(sched, device, lane, &death, now_ns);

@@ -262,8 +262,12 @@ static bool dispatch_lane(attn_sched_t *sched, attn_sched_device_t *device, attn
         if (!next)
             return false;
         if (worker->state != ATTN_WORKER_READY) {
-            if (lane == ATTN_LANE_LAB && worker->state == ATTN_WORKER_NONE && now_ns >= device->start_ns[lane])
-                attn_sched_worker_start(sched, device, lane, now_ns);
+            if (lane == ATTN_LANE_LAB && worker->state == ATTN_WORKER_NONE) {
+                if (now_ns >= device->start_ns[lane])
+                    attn_sched_worker_start(sched, device, lane, now_ns);
+                if (sched->tick_ns > device->start_ns[lane])
+                    sched->tick_ns = device->start_ns[lane];
+            }
             return false;
         }
         if (!lease_allows(device, lane, next, now_ns))
