@@ -27,6 +27,7 @@ typedef struct entry {
     attn_compare_t *owner;
     attn_compare_job_t *job;
     bool cancel;      /* asked for */
+    bool abandoned;   /* cancel, because the daemon is shutting down */
     bool cancel_sent; /* for the request in hand */
     bool out;         /* the scheduler has the request */
     bool back;        /* ... and has handed it back */
@@ -122,7 +123,12 @@ static void entry_turn(attn_compare_t *compare, entry_t *entry)
     } else if (!entry->cancel && (job->retry_at_ns == 0 || job->retry_at_ns > attn_clock_ns())) {
         return;
     }
-    if (entry->cancel && !attn_compare_ended(&job->view)) {
+    if (entry->abandoned && !attn_compare_ended(&job->view)) {
+        attn_error_t why;
+        attn_error_set(&why, ATTN_ERR_UNAVAILABLE,
+                       "the daemon is shutting down before the comparison was done; try again elsewhere or later");
+        attn_compare_job_end(job, ATTN_COMPARE_FAILED, &why);
+    } else if (entry->cancel && !attn_compare_ended(&job->view)) {
         attn_compare_job_end(job, ATTN_COMPARE_CANCELLED, NULL);
     }
     if (attn_compare_ended(&job->view)) {
@@ -283,9 +289,10 @@ attn_status_t attn_compare_start(const attn_compare_options_t *options, attn_com
     return ATTN_OK;
 }
 
-static void cancel_all(attn_compare_t *compare)
+static void abandon_all(attn_compare_t *compare)
 {
     for (entry_t *entry = compare->entries; entry != NULL; entry = entry->next) {
+        entry->abandoned = entry->abandoned || !entry->cancel;
         entry->cancel = true;
     }
     pthread_cond_signal(&compare->wake);
@@ -301,7 +308,7 @@ void attn_compare_drain(attn_compare_t *compare, int timeout_ms)
     while (compare->counts.active > 0 && code == 0) {
         code = pthread_cond_timedwait(&compare->idle, &compare->lock, &until);
     }
-    cancel_all(compare);
+    abandon_all(compare);
     while (compare->counts.active > 0) {
         pthread_cond_wait(&compare->idle, &compare->lock);
     }
@@ -315,7 +322,7 @@ void attn_compare_stop(attn_compare_t *compare)
     }
     pthread_mutex_lock(&compare->lock);
     compare->draining = compare->stopping = true;
-    cancel_all(compare);
+    abandon_all(compare);
     pthread_mutex_unlock(&compare->lock);
     pthread_join(compare->thread, NULL);
 

@@ -30,11 +30,11 @@ typedef struct attn_compare_options {
 
 attn_status_t attn_compare_start(const attn_compare_options_t *options, attn_compare_t **ret, attn_error_t *err);
 
-/* Refuses new jobs, waits until none is under way or timeout_ms has passed, then cancels the rest and waits for them.
- * Before attn_sched_drain_finish(). */
+/* Refuses new jobs, waits until none is under way or timeout_ms has passed, then ends the rest as FAILED (UNAVAILABLE)
+ * and waits for them. Before attn_sched_drain_finish(). */
 void attn_compare_drain(attn_compare_t *compare, int timeout_ms);
 
-/* Cancels what is under way, tells every watcher, ends the thread. Before attn_sched_stop(). NULL is fine. */
+/* Ends what is under way, tells every watcher, ends the thread. Before attn_sched_stop(). NULL is fine. */
 void attn_compare_stop(attn_compare_t *compare);
 
 /* What to compare. */

@@ -14,14 +14,30 @@ static bool stopping;
 static fake_answer_fn answer_fn;
 static pthread_t thread;
 
+/* Takes a cancelled request out: the one that is held back, or one that waits behind it. */
+static attn_request_t *cancelled_take(void)
+{
+    attn_request_t *request = held;
+    if (request != NULL && atomic_load(&request->cancelled)) {
+        held = NULL;
+        return request;
+    }
+    for (attn_request_t **at = &queue; *at != NULL; at = &(*at)->sched.next) {
+        if (atomic_load(&(*at)->cancelled)) {
+            request = *at;
+            *at = request->sched.next;
+            return request;
+        }
+    }
+    return NULL;
+}
+
 static void *fake_thread(void *arg)
 {
     pthread_mutex_lock(&lock);
     for (;;) {
-        attn_request_t *request = NULL;
-        if (held != NULL && atomic_load(&held->cancelled)) {
-            request = held;
-            held = NULL;
+        attn_request_t *request = cancelled_take();
+        if (request != NULL) {
             attn_error_set(&request->outcome.error, ATTN_ERR_CANCELLED, "cancelled");
         } else if (queue != NULL && held == NULL) {
             request = queue;

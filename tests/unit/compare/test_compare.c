@@ -274,6 +274,20 @@ START_TEST(test_drain)
 }
 END_TEST
 
+START_TEST(test_drain_gives_up)
+{
+    char id[ATTN_COMPARE_ID_MAX];
+    script.hold_op = ATTN_OP_TRUTH;
+    attn_compare_plan_t plan = plan_of(1, "cpu", NULL);
+    ck_assert_int_eq(attn_compare_submit(compare, &plan, id, &error), ATTN_OK);
+    free(view_wait(id, ATTN_COMPARE_RUNNING));
+    attn_compare_drain(compare, 30);
+    attn_compare_view_t *view = view_wait(id, ATTN_COMPARE_FAILED);
+    ck_assert_int_eq(view->error.status, ATTN_ERR_UNAVAILABLE);
+    free(view);
+}
+END_TEST
+
 START_TEST(test_limit_and_room)
 {
     char ids[4][ATTN_COMPARE_ID_MAX];
@@ -426,6 +440,7 @@ int main(void)
     tcase_add_test(jobs, test_cancel);
     tcase_add_test(jobs, test_stop_cancels);
     tcase_add_test(jobs, test_drain);
+    tcase_add_test(jobs, test_drain_gives_up);
     tcase_add_test(jobs, test_limit_and_room);
     tcase_add_test(jobs, test_refusals);
     tcase_add_test(jobs, test_default_variants);
