@@ -31,7 +31,7 @@ def part_of(path):
     area = parts[0]
     if area == "server":
         return area, parts[1] if len(parts) > 2 else "main"
-    if area == "kernels":
+    if area in ("kernels", "client"):
         return area, parts[1] if len(parts) > 2 else ""
     return area, ""
 
@@ -59,7 +59,8 @@ def allowed(source, target):
     if area == "kernels":
         return to == "kernels"
     if area == "client":
-        return to == "client"
+        # The library stands alone; the program shares the codec's reader of safetensors with the daemon.
+        return to == "client" or (part == "attnctl" and to == "server" and to_part == "codec")
     return False
 
 
