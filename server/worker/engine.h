@@ -90,6 +90,9 @@ extern const attn_engine_ops_t attn_engine_cuda; /* worker/engine_cuda.c */
 void attn_engine_cuda_list(void (*each)(const char *uuid, int index, const char *name, void *arg), void *arg);
 #endif
 
+/* FILL for any engine: the job's q, k, v from its seed on up to `threads` threads, in pieces. Errors: CANCELLED. */
+attn_status_t attn_engine_fill(const attn_engine_job_t *job, unsigned threads, attn_error_t *err);
+
 /* Median and minimum of n >= 1 rounds in microseconds, into ret. Sorts `rounds`. */
 void attn_engine_rounds(double *rounds, uint32_t n, attn_engine_result_t *ret);
 

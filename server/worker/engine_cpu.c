@@ -168,19 +168,6 @@ static attn_status_t cpu_launch(attn_engine_t *engine, const attn_engine_job_t *
     return cpu_launches(engine, job, variant, &group, exec, ret, err);
 }
 
-static attn_status_t cpu_fill(const attn_engine_job_t *job, attn_error_t *err)
-{
-    void *data[3] = {job->host.q, job->host.k, job->host.v};
-    uint64_t bytes[3] = {job->sizes.q, job->sizes.k, job->sizes.v};
-    attn_dtype_t dtype = (attn_dtype_t)job->spec.dtype;
-    for (uint32_t tensor = 0; tensor < 3; tensor++) {
-        attn_fill_normal(dtype, job->seed, tensor, data[tensor], bytes[tensor] / attn_dtype_size(dtype));
-        if (!job->checkpoint(job->checkpoint_arg))
-            return attn_error_set(err, ATTN_ERR_CANCELLED, "cancelled while inputs were made");
-    }
-    return ATTN_OK;
-}
-
 static attn_status_t cpu_run(attn_engine_t *engine, const attn_engine_job_t *job, attn_engine_result_t *ret,
                              attn_error_t *err)
 {
@@ -190,7 +177,7 @@ static attn_status_t cpu_run(attn_engine_t *engine, const attn_engine_job_t *job
     case ATTN_OP_RUN:
         return cpu_launch(engine, job, &exec, ret, err);
     case ATTN_OP_FILL:
-        return cpu_fill(job, err);
+        return attn_engine_fill(job, (unsigned)engine->device.units, err);
     case ATTN_OP_TRUTH:
         return attn_truth_compute(&job->spec, job->cu_seqlens_q, job->cu_seqlens_k, &job->host, job->truth, &exec, err);
     case ATTN_OP_JUDGE:

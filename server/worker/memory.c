@@ -82,6 +82,12 @@ void *attn_memory_arena(const attn_memory_t *memory, uint32_t region, uint64_t *
     return known ? memory->region[region].map : NULL;
 }
 
+int attn_memory_fd(const attn_memory_t *memory, uint32_t region)
+{
+    uint64_t bytes;
+    return attn_memory_arena(memory, region, &bytes) ? memory->region[region].fd : -1;
+}
+
 static bool needs_window(const attn_memory_t *memory, const need_t *need)
 {
     if (need->place->region == ATTN_REGION_NONE)

@@ -23,6 +23,9 @@ void attn_memory_close(attn_memory_t *memory); /* NULL is fine */
 /* The arena as mapped for good: ATTN_REGION_INPUT (read-only) or _OUTPUT. NULL with 0 bytes in the lab class. */
 void *attn_memory_arena(const attn_memory_t *memory, uint32_t region, uint64_t *ret_bytes);
 
+/* The arena's descriptor, for an engine that must map it in its own way; -1 in the lab class. Stays the caller's. */
+int attn_memory_fd(const attn_memory_t *memory, uint32_t region);
+
 /* Addresses of a job's places; NULL for a place that the job does not have. Maps what the class asks for. Errors:
  * INTERNAL (a place outside its arena), NO_MEMORY. */
 attn_status_t attn_memory_enter(attn_memory_t *memory, const attn_wire_job_t *job, attn_addresses_t *ret,
