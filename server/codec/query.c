@@ -339,3 +339,19 @@ attn_status_t attn_query_parse(const char *query, attn_query_use_t use, attn_ask
         }
     }
 }
+
+attn_status_t attn_query_check(const char *query, const char *known, attn_error_t *err)
+{
+    unsigned given = 0;
+    for (const char *at = query; *at != '\0'; at += *at == '&') {
+        size_t name = strcspn(at, "=&"), length = strcspn(at, "&");
+        if (known == NULL || strlen(known) != name || memcmp(known, at, name) != 0 || ++given > 1) {
+            char quoted[80];
+            attn_text_quote(quoted, sizeof quoted, at, name);
+            return attn_error_set(err, ATTN_ERR_INVALID_ARGUMENT, "%s query parameter \"%s\"; known here: %s",
+                                  given > 1 ? "twice given" : "unknown", quoted, known != NULL ? known : "none");
+        }
+        at += length;
+    }
+    return ATTN_OK;
+}

@@ -19,6 +19,9 @@ typedef enum attn_query_use {
 attn_status_t attn_query_parse(const char *query, attn_query_use_t use, attn_ask_t *ask, attn_compare_ask_t *compare,
                                attn_error_t *err);
 
+/* Every parameter of the query must be `known` (NULL: there must be none), given once. */
+attn_status_t attn_query_check(const char *query, const char *known, attn_error_t *err);
+
 /* Decodes %XX and '+' of `length` bytes into `ret` (length + 1 bytes of room). False for broken escapes and for NUL. */
 bool attn_percent_decode(const char *text, size_t length, char *ret);
 

@@ -38,6 +38,7 @@ typedef struct attn_http_route {
     attn_http_body_t body;
     bool probe; /* served on the metrics port too */
     void (*handle)(attn_http_call_t *call);
+    const char *parameter; /* without a body: the one parameter that the query may have, or NULL */
 } attn_http_route_t;
 
 /* Rows of http_jobs.c. */

@@ -231,5 +231,6 @@ attn_status_t http_head_check(attn_http_call_t *call, const char *method, const 
         return attn_error_set(err, ATTN_ERR_INVALID_ARGUMENT, "%s %s takes no body; send none", call->route->method,
                               call->route->pattern);
     }
-    return ATTN_OK;
+    /* Probes and scrapers may add what they like. */
+    return call->route->probe ? ATTN_OK : attn_query_check(call->query, call->route->parameter, err);
 }

@@ -324,9 +324,9 @@ static void job_events(attn_http_call_t *call)
 }
 
 const attn_http_route_t attn_http_job_routes[] = {
-    {"POST", "/v1/compare", ATTN_HTTP_BODY_COMPARE, false, compare_post},
-    {"GET", "/v1/jobs/{id}", ATTN_HTTP_BODY_NONE, false, job_get},
-    {"GET", "/v1/jobs/{id}/events", ATTN_HTTP_BODY_NONE, false, job_events},
-    {"DELETE", "/v1/jobs/{id}", ATTN_HTTP_BODY_NONE, false, job_delete},
+    {"POST", "/v1/compare", ATTN_HTTP_BODY_COMPARE, false, compare_post, NULL},
+    {"GET", "/v1/jobs/{id}", ATTN_HTTP_BODY_NONE, false, job_get, "wait"},
+    {"GET", "/v1/jobs/{id}/events", ATTN_HTTP_BODY_NONE, false, job_events, NULL},
+    {"DELETE", "/v1/jobs/{id}", ATTN_HTTP_BODY_NONE, false, job_delete, NULL},
 };
 const size_t attn_http_job_route_count = sizeof(attn_http_job_routes) / sizeof(attn_http_job_routes[0]);

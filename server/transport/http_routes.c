@@ -6,13 +6,13 @@
 #include "transport/http_internal.h"
 
 static const attn_http_route_t own_routes[] = {
-    {"POST", "/v1/attention", ATTN_HTTP_BODY_TENSORS, false, http_attention_handle},
-    {"GET", "/v1/variants", ATTN_HTTP_BODY_NONE, false, http_variants_handle},
-    {"DELETE", "/v1/variants/{name}/quarantine", ATTN_HTTP_BODY_NONE, false, http_quarantine_clear_handle},
-    {"GET", "/v1/status", ATTN_HTTP_BODY_NONE, false, http_status_handle},
-    {"GET", "/metrics", ATTN_HTTP_BODY_NONE, true, http_metrics_handle},
-    {"GET", "/v2/health/live", ATTN_HTTP_BODY_NONE, true, http_live_handle},
-    {"GET", "/v2/health/ready", ATTN_HTTP_BODY_NONE, true, http_ready_handle},
+    {"POST", "/v1/attention", ATTN_HTTP_BODY_TENSORS, false, http_attention_handle, NULL},
+    {"GET", "/v1/variants", ATTN_HTTP_BODY_NONE, false, http_variants_handle, NULL},
+    {"DELETE", "/v1/variants/{name}/quarantine", ATTN_HTTP_BODY_NONE, false, http_quarantine_clear_handle, NULL},
+    {"GET", "/v1/status", ATTN_HTTP_BODY_NONE, false, http_status_handle, NULL},
+    {"GET", "/metrics", ATTN_HTTP_BODY_NONE, true, http_metrics_handle, NULL},
+    {"GET", "/v2/health/live", ATTN_HTTP_BODY_NONE, true, http_live_handle, NULL},
+    {"GET", "/v2/health/ready", ATTN_HTTP_BODY_NONE, true, http_ready_handle, NULL},
 };
 #define OWN_ROUTES (sizeof own_routes / sizeof own_routes[0])
 
