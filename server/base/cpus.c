@@ -124,5 +124,5 @@ uint64_t attn_memory_usable(void)
 
 uint32_t attn_cpus_spin_us(void)
 {
-    return attn_cpus_usable() > 2.0 ? 100 : 0;
+    return attn_cpus_usable() > 2.0 ? 200 : 0;
 }

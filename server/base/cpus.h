@@ -11,7 +11,8 @@ double attn_cpus_usable(void);
 uint64_t attn_memory_usable(void);
 
 /* Microseconds that a thread with nothing to do may spin before it sleeps. 0 on up to two cores: there the spinner
- * takes the core that the other side needs. Otherwise 100: waking a sleeping core costs about 35. */
+ * takes the core that the other side needs. Otherwise 200: waking a sleeping core costs about 35, and a caller that
+ * sends its next request at once is back within that time. */
 uint32_t attn_cpus_spin_us(void);
 
 #endif

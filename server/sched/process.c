@@ -6,7 +6,7 @@
 #include <spawn.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/pidfd.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -66,7 +66,8 @@ attn_status_t attn_process_spawn(const char *path, char *const argv[], const att
     attn_fd_close(&pipe_fds[1]);
     int pidfd = -1;
     if (!failed) {
-        pidfd = attn_fd_raise(pidfd_open(pid, 0));
+        /* By number: the C library has a name for it only since glibc 2.36. */
+        pidfd = attn_fd_raise((int)syscall(SYS_pidfd_open, pid, 0));
         if (pidfd < 0) {
             failed = errno;
             kill(-pid, SIGKILL);

@@ -8,6 +8,7 @@
 #include "sched/admit.h"
 #include "sched/batcher.h"
 #include "sched/inbox.h"
+#include "sched/internal.h"
 #include "sched/quarantine.h"
 #include "sched/queue.h"
 
@@ -307,6 +308,49 @@ START_TEST(quarantine_table_overflows_gently)
 }
 END_TEST
 
+/* ---- a device whose worker cannot be reaped ---- */
+
+static attn_status_t lost_status;
+
+static void lost_completed(attn_request_t *request, void *arg)
+{
+    lost_status = request->outcome.error.status;
+    attn_admit_close(arg);
+}
+
+START_TEST(lost_device_leaks_the_places_of_its_job)
+{
+    static attn_sched_t sched;
+    static attn_request_t request;
+    attn_sched_device_t *device = &sched.device[0];
+    attn_error_t err;
+    attn_ticket_t *ticket;
+    attn_place_t place;
+    void *address;
+    attn_admit_t *admit = admit_make(8 * MIB, 0);
+    ck_assert_int_eq(attn_admit_open(admit, 1, MIB, MIB, &ticket, &err), ATTN_OK);
+    ck_assert_int_eq(attn_admit_place(ticket, true, MIB, &place, &address, &err), ATTN_OK);
+    request.ticket = ticket;
+    request.complete = lost_completed;
+    request.complete_arg = ticket;
+    atomic_store(&sched.outstanding, 1);
+    atomic_store(&sched.running, 1);
+    device->worker[ATTN_LANE_SERVE].job = &request;
+    device->worker[ATTN_LANE_SERVE].state = ATTN_WORKER_ENDING;
+    attn_sched_judge_lost(&sched, device, ATTN_LANE_SERVE);
+    ck_assert_int_eq(lost_status, ATTN_ERR_WORKER_DIED);
+    ck_assert_uint_eq(view_of(admit).leaked, MIB);
+    ck_assert_uint_eq(view_of(admit).output_used, MIB);
+    ck_assert_uint_eq(view_of(admit).input_used, 0);
+    ck_assert_uint_eq(atomic_load(&sched.outstanding) + atomic_load(&sched.running), 0);
+    ck_assert_ptr_null(device->worker[ATTN_LANE_SERVE].job);
+    /* Without a job there is nothing to leak. */
+    attn_sched_judge_lost(&sched, device, ATTN_LANE_SERVE);
+    ck_assert_uint_eq(view_of(admit).leaked, MIB);
+    attn_admit_destroy(admit);
+}
+END_TEST
+
 int main(void)
 {
     Suite *suite = suite_create("sched_parts");
@@ -322,6 +366,7 @@ int main(void)
     tcase_add_test(all, inbox_keeps_each_pushers_order);
     tcase_add_test(all, quarantine_by_strikes_within_a_window);
     tcase_add_test(all, quarantine_table_overflows_gently);
+    tcase_add_test(all, lost_device_leaks_the_places_of_its_job);
     suite_add_tcase(suite, all);
     SRunner *runner = srunner_create(suite);
     srunner_run_all(runner, CK_NORMAL);

@@ -430,6 +430,36 @@ START_TEST(full_queue_refuses_at_once)
 }
 END_TEST
 
+/* Rounds that are timed in the lab class have the device to themselves, for a second at most. */
+START_TEST(timed_rounds_hold_a_lease)
+{
+    job_t *timed = job_make(&harness, "test_sleep", 8), *other = job_make(&harness, "null", 8);
+    timed->request.force_lab = true;
+    timed->request.repeat = 8;
+    timed->request.spec.sm_scale = 0.05f; /* 8 x 50 ms */
+    job_submit(&harness, timed);
+    attn_sched_view_t view;
+    WAIT_FOR((attn_sched_view(harness.sched, &view), view.running == 1));
+    double start = seconds();
+    ck_assert_int_eq(job_run(&harness, other), ATTN_OK);
+    ck_assert_double_gt(seconds() - start, 0.3);
+    job_wait(timed);
+    ck_assert_msg(timed->request.outcome.error.status == ATTN_OK, "%s", JOB_SAYS(timed));
+    ck_assert_double_ge(timed->request.outcome.timing.kernel_min_us, 50e3);
+    /* Not longer: the other goes first although the timed one has 2.4 s to run. */
+    timed->request.repeat = 48;
+    job_submit(&harness, timed);
+    WAIT_FOR((attn_sched_view(harness.sched, &view), view.running == 1));
+    start = seconds();
+    ck_assert_int_eq(job_run(&harness, other), ATTN_OK);
+    ck_assert_double_gt(seconds() - start, 0.8);
+    ck_assert(!timed->done);
+    job_wait(timed);
+    job_free(timed);
+    job_free(other);
+}
+END_TEST
+
 START_TEST(drain_serves_then_refuses)
 {
     job_t *slow = job_make(&harness, "test_sleep", 8), *late = job_make(&harness, "null", 8);
@@ -583,6 +613,7 @@ int main(void)
     tcase_add_test(cpu, deadlines_pass);
     tcase_add_test(cpu, abandoned_lab_job_ends_early);
     tcase_add_test(cpu, full_queue_refuses_at_once);
+    tcase_add_test(cpu, timed_rounds_hold_a_lease);
     tcase_add_test(cpu, drain_serves_then_refuses);
     tcase_add_test(cpu, drain_gives_up_in_time);
     tcase_add_test(cpu, thousands_of_jobs_leak_nothing);
