@@ -165,7 +165,7 @@ static void options_take(attn_sched_t *sched, const attn_sched_options_t *option
     sched->test_variants = options->test_variants;
     sched->watchdog_floor_ns = (options->watchdog_floor_ms ? options->watchdog_floor_ms : 2000) * ATTN_NS_PER_MS;
     sched->watchdog_factor = options->watchdog_factor > 0 ? options->watchdog_factor : 10.0;
-    sched->spin_us = attn_cpus_spin_us();
+    sched->spin_us = options->spin_us ? options->spin_us : attn_cpus_spin_us();
     sched->table = attn_variant_table(&sched->table_count);
     uint32_t strikes = options->quarantine_strikes ? options->quarantine_strikes : 3;
     uint32_t window_s = options->quarantine_window_s ? options->quarantine_window_s : 60;

@@ -22,6 +22,7 @@ typedef struct attn_sched_options {
     uint32_t quarantine_window_s, quarantine_s;
     uint32_t watchdog_floor_ms;
     double watchdog_factor;
+    uint32_t spin_us; /* how long scheduler and workers spin before they sleep; 0 = decided from the cores there are */
 } attn_sched_options_t;
 
 /* Starts the thread and the serve workers; returns before they are ready. */

@@ -1,6 +1,6 @@
 /* sched_latency.c: microseconds from submit to completion through the scheduler, the ring and a real worker, with the
  * variant `null` on a tiny request: what the process design costs, without a door and without a kernel.
- *   sched_latency [worker [requests]] */
+ *   sched_latency WORKER [requests [spin_us]] */
 #include <pthread.h>
 #include <semaphore.h>
 #include <stdio.h>
@@ -123,16 +123,20 @@ int main(int argc, char **argv)
     attn_sched_t *sched;
     attn_error_t err;
     int requests = argc > 2 ? atoi(argv[2]) : 20000;
+    uint32_t spin_us = argc > 3 ? (uint32_t)atoi(argv[3]) : attn_cpus_spin_us();
     if (attn_admit_create(&admit_options, &admit, &err) != ATTN_OK)
         die(err.message);
-    attn_sched_options_t options = {
-        .worker_path = argc > 1 ? argv[1] : NULL, .devices = "cpu", .admit = admit, .test_variants = true};
+    attn_sched_options_t options = {.worker_path = argc > 1 ? argv[1] : NULL,
+                                    .devices = "cpu",
+                                    .admit = admit,
+                                    .test_variants = true,
+                                    .spin_us = spin_us};
     if (attn_sched_start(&options, &sched, &err) != ATTN_OK)
         die(err.message);
     while (!attn_sched_ready(sched))
         usleep(1000);
     usleep(200000); /* the worker touches its arenas first */
-    printf("%.1f cores, spinning %u us\n", attn_cpus_usable(), attn_cpus_spin_us());
+    printf("%.1f cores, spinning %u us\n", attn_cpus_usable(), spin_us);
     const int callers[] = {1, 4, 16};
     for (size_t i = 0; i < sizeof callers / sizeof callers[0]; i++)
         measure(admit, sched, callers[i], requests);

@@ -9,7 +9,7 @@
 #include <time.h>
 #include <unistd.h>
 
-void harness_start(harness_t *harness, const char *devices)
+void harness_start(harness_t *harness, const char *devices, uint32_t spin_us)
 {
     attn_error_t err = {0};
     /* What signals do to a worker is what is tested, not what a sanitizer makes of them. */
@@ -28,6 +28,7 @@ void harness_start(harness_t *harness, const char *devices)
         .quarantine_s = 2,
         .watchdog_floor_ms = 400 * TEST_SLOWNESS,
         .watchdog_factor = 10,
+        .spin_us = spin_us,
     };
     ck_assert_msg(attn_sched_start(&options, &harness->sched, &err) == ATTN_OK, "%s", err.message);
 }

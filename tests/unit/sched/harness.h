@@ -12,8 +12,9 @@ typedef struct harness {
     attn_sched_t *sched;
 } harness_t;
 
-/* `devices` as in the option. Quick limits: a watchdog's floor of 400 ms, three strikes in 60 s for 2 s. */
-void harness_start(harness_t *harness, const char *devices);
+/* `devices` as in the option. Quick limits: a watchdog's floor of 400 ms, three strikes in 60 s for 2 s.
+ * `spin_us` 0 = as the machine has it. */
+void harness_start(harness_t *harness, const char *devices, uint32_t spin_us);
 void harness_stop(harness_t *harness);
 
 /* One request with its places; submitted, waited for, freed. */

@@ -13,12 +13,17 @@ static harness_t harness;
 
 static void setup_cpu(void)
 {
-    harness_start(&harness, "cpu");
+    harness_start(&harness, "cpu", 0);
+}
+
+static void setup_spinning(void)
+{
+    harness_start(&harness, "cpu", 300);
 }
 
 static void setup_null(void)
 {
-    harness_start(&harness, "null");
+    harness_start(&harness, "null", 0);
 }
 
 static void teardown(void)
@@ -618,6 +623,17 @@ int main(void)
     tcase_add_test(cpu, drain_gives_up_in_time);
     tcase_add_test(cpu, thousands_of_jobs_leak_nothing);
     tcase_add_test(cpu, faults_leak_nothing);
+    /* Whether a machine spins depends on its cores: the main paths must hold in both ways on any. */
+    TCase *spinning = tcase_create("spinning");
+    tcase_set_timeout(spinning, 60 * TEST_SLOWNESS);
+    tcase_add_checked_fixture(spinning, setup_spinning, teardown);
+    tcase_add_test(spinning, null_variant_runs);
+    tcase_add_test(spinning, abort_in_the_serve_class);
+    tcase_add_test(spinning, garbage_on_the_ring_is_seen);
+    tcase_add_test(spinning, killed_workers_are_replaced_and_jobs_replayed);
+    tcase_add_test(spinning, deadlines_pass);
+    tcase_add_test(spinning, cancel_waiting_and_running);
+    tcase_add_test(spinning, drain_gives_up_in_time);
     TCase *null = tcase_create("null");
     tcase_add_checked_fixture(null, setup_null, teardown);
     tcase_add_test(null, null_engine_runs_anything);
@@ -626,6 +642,7 @@ int main(void)
     tcase_add_test(bare, wrong_devices_are_refused);
     tcase_add_test(bare, worker_that_never_starts);
     suite_add_tcase(suite, cpu);
+    suite_add_tcase(suite, spinning);
     suite_add_tcase(suite, null);
     suite_add_tcase(suite, bare);
     SRunner *runner = srunner_create(suite);
