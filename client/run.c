@@ -22,7 +22,7 @@ static attn_status_t answer_read(attn_client_t *client, attn_conn_t *conn, const
         return attn_client_fail(err, ATTN_ERR_NO_MEMORY, "no memory for the answer's metadata");
     }
     attn_wire_piece_t pieces[2];
-    attn_client_answer_t answer;
+    attn_client_answer_t answer = {0};
     status = attn_client_read(client, conn, metadata, size, progress, err);
     if (status == ATTN_OK) {
         status = attn_wire_answer(request, metadata, size, attn_conn_remaining(conn), &answer, pieces, err);

@@ -1,4 +1,6 @@
 # client: libattn against servers that lie, and the readers of attnctl.
 attn_unit_test(test_client SOURCES unit/client/test_client.c unit/client/script_server.c LIBRARIES attn_static attn_proto)
 target_include_directories(test_client PRIVATE ${CMAKE_SOURCE_DIR}/client)
+attn_unit_test(test_client_parsers SOURCES unit/client/test_client_parsers.c LIBRARIES attn_static)
+target_include_directories(test_client_parsers PRIVATE ${CMAKE_SOURCE_DIR}/client)
 attn_unit_test(test_attnctl SOURCES unit/client/test_attnctl.c LIBRARIES attnctl_files)

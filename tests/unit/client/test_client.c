@@ -1,5 +1,6 @@
-/* test_client.c: libattn: addresses, heads, and servers that cut off, lie about lengths, send garbage or vanish. */
+/* test_client.c: libattn against servers that cut off, lie about lengths, send garbage or vanish. */
 #include <check.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -7,110 +8,7 @@
 
 #include "attn.h"
 #include "attn/v1/attention.pb-c.h"
-#include "conn_head.h"
 #include "script_server.h"
-
-/* ---- addresses ---- */
-
-static const struct {
-    const char *url, *host, *port;
-    attn_status_t status;
-} addresses[] = {
-    {"http://127.0.0.1:8000", "127.0.0.1", "8000", ATTN_OK},
-    {"http://box/", "box", "80", ATTN_OK},
-    {"http://[::1]:8000", "::1", "8000", ATTN_OK},
-    {"http://[fe80::1]", "fe80::1", "80", ATTN_OK},
-    {"unix:/run/attnd/attnd.sock", "", "", ATTN_ERR_UNIMPLEMENTED},
-    {"https://box:1", "", "", ATTN_ERR_UNIMPLEMENTED},
-    {"box:8000", "", "", ATTN_ERR_INVALID_ARGUMENT},
-    {"http://", "", "", ATTN_ERR_INVALID_ARGUMENT},
-    {"http://:80", "", "", ATTN_ERR_INVALID_ARGUMENT},
-    {"http://box:", "", "", ATTN_ERR_INVALID_ARGUMENT},
-    {"http://box:0", "", "", ATTN_ERR_INVALID_ARGUMENT},
-    {"http://box:65536", "", "", ATTN_ERR_INVALID_ARGUMENT},
-    {"http://box:80x", "", "", ATTN_ERR_INVALID_ARGUMENT},
-    {"http://box:8000/path", "", "", ATTN_ERR_INVALID_ARGUMENT},
-    {"http://user@box:8000", "", "", ATTN_ERR_INVALID_ARGUMENT},
-    {"http://bo\rx", "", "", ATTN_ERR_INVALID_ARGUMENT},
-    {"http://[::1", "", "", ATTN_ERR_INVALID_ARGUMENT},
-    {"http://[::1]x", "", "", ATTN_ERR_INVALID_ARGUMENT},
-    {"http://[]:80", "", "", ATTN_ERR_INVALID_ARGUMENT},
-    {"", "", "", ATTN_ERR_INVALID_ARGUMENT},
-    {NULL, "", "", ATTN_ERR_INVALID_ARGUMENT},
-};
-
-START_TEST(test_address)
-{
-    attn_endpoint_t endpoint = {"", ""};
-    attn_error_t error;
-    ck_assert_int_eq(attn_endpoint_parse(addresses[_i].url, &endpoint, &error), addresses[_i].status);
-    ck_assert_str_eq(endpoint.host, addresses[_i].host);
-    ck_assert_str_eq(endpoint.port, addresses[_i].port);
-}
-END_TEST
-
-/* ---- heads ---- */
-
-static const struct {
-    const char *text;
-    attn_status_t status;
-    uint64_t length;
-    bool keep_alive;
-} heads[] = {
-    {"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n", ATTN_OK, 5, true},
-    {"HTTP/1.1 200\r\ncontent-length:5 \r\nConnection: x, Close\r\n\r\n", ATTN_OK, 5, false},
-    {"HTTP/1.0 200 OK\nContent-Length: 5\n\n", ATTN_OK, 5, false},
-    {"HTTP/1.0 200 OK\r\nContent-Length: 5\r\nConnection: keep-alive\r\n\r\n", ATTN_OK, 5, true},
-    {"HTTP/1.1 204 No Content\r\n\r\n", ATTN_OK, 0, true},
-    {"HTTP/1.1 100 Continue\r\n\r\n", ATTN_OK, 0, true},
-    {"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 5\r\n\r\n", ATTN_OK, 5, true},
-    {"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\n", ATTN_ERR_INTERNAL, 0, false},
-    {"HTTP/1.1 200 OK\r\nContent-Length: -5\r\n\r\n", ATTN_ERR_INTERNAL, 0, false},
-    {"HTTP/1.1 200 OK\r\nContent-Length: \r\n\r\n", ATTN_ERR_INTERNAL, 0, false},
-    {"HTTP/1.1 200 OK\r\nContent-Length: 0x10\r\n\r\n", ATTN_ERR_INTERNAL, 0, false},
-    {"HTTP/1.1 200 OK\r\nContent-Length: 9223372036854775808\r\n\r\n", ATTN_ERR_INTERNAL, 0, false},
-    {"HTTP/1.1 200 OK\r\nContent-Length: 99999999999999999999999\r\n\r\n", ATTN_ERR_INTERNAL, 0, false},
-    {"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", ATTN_ERR_INTERNAL, 0, false},
-    {"HTTP/1.1 200 OK\r\n\r\n", ATTN_ERR_INTERNAL, 0, false},
-    {"HTTP/1.1 200 OK\r\nno colon\r\n\r\n", ATTN_ERR_INTERNAL, 0, false},
-    {"HTTP/1.1 200 OK\r\n: no name\r\n\r\n", ATTN_ERR_INTERNAL, 0, false},
-    {"HTTP/1.1 20 OK\r\n\r\n", ATTN_ERR_INTERNAL, 0, false},
-    {"HTTP/1.1 999 OK\r\n\r\n", ATTN_ERR_INTERNAL, 0, false},
-    {"HTTP/2 200 OK\r\n\r\n", ATTN_ERR_INTERNAL, 0, false},
-    {"SSH-2.0-OpenSSH\r\n\r\n", ATTN_ERR_INTERNAL, 0, false},
-    {"\r\n\r\n", ATTN_ERR_INTERNAL, 0, false},
-};
-
-START_TEST(test_head)
-{
-    attn_conn_head_t head = {0};
-    attn_error_t error;
-    bool keep_alive = false;
-    /* On the heap, so that the sanitizer sees a read past the end. */
-    size_t size = strlen(heads[_i].text);
-    char *text = malloc(size);
-    memcpy(text, heads[_i].text, size);
-    ck_assert_msg(attn_conn_head_parse(text, size, &head, &keep_alive, &error) == heads[_i].status, "%s: %s",
-                  heads[_i].text, error.message);
-    ck_assert_uint_eq(head.content_length, heads[_i].length);
-    ck_assert_int_eq(keep_alive, heads[_i].keep_alive);
-    free(text);
-}
-END_TEST
-
-START_TEST(test_head_fields)
-{
-    const char *text = "HTTP/1.1 202 Accepted\r\nContent-Type: Application/JSON; charset=x\r\nLocation: /v1/jobs/a\r\n"
-                       "Content-Length: 1\r\n\r\n";
-    attn_conn_head_t head;
-    attn_error_t error;
-    bool keep_alive;
-    ck_assert_int_eq(attn_conn_head_parse(text, strlen(text), &head, &keep_alive, &error), ATTN_OK);
-    ck_assert_int_eq(head.status, 202);
-    ck_assert_str_eq(head.content_type, "application/json");
-    ck_assert_str_eq(head.location, "/v1/jobs/a");
-}
-END_TEST
 
 /* ---- a client against a script ---- */
 
@@ -451,6 +349,49 @@ START_TEST(test_keep_alive_and_reconnect)
 }
 END_TEST
 
+enum { THREADS = 4, CALLS = 8 };
+
+static void *many_calls(void *arg)
+{
+    size_t *good = arg;
+    attn_client_request_t request = request_of(false);
+    float *mine = malloc(O_BYTES);
+    request.o = mine;
+    for (int i = 0; i < CALLS; i++) {
+        attn_client_error_t why;
+        attn_client_answer_t answer;
+        *good += attn_client_run(client, &request, NULL, &answer, &why) == ATTN_OK;
+    }
+    free(mine);
+    return NULL;
+}
+
+/* One handle, many threads: every call has a connection of its own. */
+START_TEST(test_threads)
+{
+    size_t bytes, good[THREADS] = {0};
+    answer_parts_t parts = parts_good(false);
+    char *text = answer_make(&parts, &bytes);
+    script_answer_t script[THREADS * CALLS];
+    for (int i = 0; i < THREADS * CALLS; i++) {
+        script[i] = (script_answer_t){SIZE_MAX, text, bytes, 0, true, false};
+    }
+    pthread_t threads[THREADS];
+    char url[64];
+    snprintf(url, sizeof url, "http://127.0.0.1:%d", script_server_start(script, THREADS * CALLS));
+    ck_assert_int_eq(attn_client_open(url, NULL, &client, &error), ATTN_OK);
+    for (int i = 0; i < THREADS; i++) {
+        pthread_create(&threads[i], NULL, many_calls, &good[i]);
+    }
+    for (int i = 0; i < THREADS; i++) {
+        pthread_join(threads[i], NULL);
+        ck_assert_uint_eq(good[i], CALLS);
+    }
+    client_end();
+    free(text);
+}
+END_TEST
+
 static bool cancel_at_once(void *arg, attn_client_phase_t phase, uint64_t done, uint64_t total)
 {
     return phase != ATTN_CLIENT_WAITING;
@@ -597,11 +538,6 @@ END_TEST
 int main(void)
 {
     Suite *suite = suite_create("client");
-    TCase *parsers = tcase_create("parsers");
-    tcase_add_loop_test(parsers, test_address, 0, (int)(sizeof addresses / sizeof addresses[0]));
-    tcase_add_loop_test(parsers, test_head, 0, (int)(sizeof heads / sizeof heads[0]));
-    tcase_add_test(parsers, test_head_fields);
-    suite_add_tcase(suite, parsers);
     TCase *servers = tcase_create("servers");
     tcase_set_timeout(servers, 60);
     tcase_add_test(servers, test_run_good);
@@ -616,6 +552,7 @@ int main(void)
     tcase_add_test(servers, test_vanishing_server);
     tcase_add_test(servers, test_silent_server);
     tcase_add_test(servers, test_keep_alive_and_reconnect);
+    tcase_add_test(servers, test_threads);
     tcase_add_test(servers, test_cancel);
     tcase_add_test(servers, test_wrong_requests);
     tcase_add_test(servers, test_compare);
