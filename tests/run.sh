@@ -159,24 +159,20 @@ fi
 
 title "build"
 tree plain "$build" -DCMAKE_BUILD_TYPE=RelWithDebInfo -DATTN_CUDA="${ATTN_CUDA:-ON}" -DATTN_SANITIZE= || abort "the plain build failed"
-cuda=$(grep -c 'ATTN_HAVE_CUDA:.*=ON\|CMAKE_CUDA_COMPILER:.*nvcc' "$build/CMakeCache.txt")
+cuda=$(grep -c 'CUDA parts: ON' "$logs/configure-plain.log")
 [ "$cuda" -gt 0 ] || skip cuda-build "no CUDA compiler (nvcc) here: the CUDA parts are not built"
 
-gpu=0
-nvidia-smi -L 2>/dev/null | grep -q GPU && gpu=1
 if wanted unit; then
     title "unit tests"
     ctest_run unit "$build" 900 -LE gpu
 fi
 if wanted gpu; then
     title "GPU tests"
-    if [ "$gpu" = 0 ]; then
-        skip gpu "no NVIDIA GPU here (nvidia-smi lists none)"
-    elif [ "$cuda" = 0 ]; then
+    # Without a GPU each program says so and counts as skipped.
+    if [ "$cuda" = 0 ]; then
         skip gpu "no CUDA compiler here"
     else
         ctest_run gpu "$build" 1500 -L gpu
-        pytest_run gpu 900 tests/gpu
     fi
 fi
 

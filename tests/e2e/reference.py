@@ -138,7 +138,7 @@ def judge(o, lse, o64, lse64, onaive, floor, dtype, softcap=0.0):
         if not np.array_equal(np.isneginf(lse), empty) or np.isnan(lse).any():
             wrong.append("LSE is not -inf exactly on the masked rows")
         elif (~empty).any():
-            error = (np.abs(lse - lse64)[~empty] / np.maximum(1, np.abs(lse64[~empty]))).max()
+            error = (np.abs(lse[~empty] - lse64[~empty]) / np.maximum(1, np.abs(lse64[~empty]))).max()
             limit = 1e-5 + (softcap * 2.0**-11 if softcap else 0)
             if error > limit:
                 wrong.append(f"LSE error {error:.3g}, allowed {limit:.3g}")
