@@ -41,7 +41,7 @@ static attn_status_t places_take(attn_admit_t *admit, const attn_compare_plan_t 
         return too_large(&plan->spec, &why, err);
     }
     attn_status_t status = ATTN_OK;
-    job->ticket = plan->ticket;
+    job->ticket = plan->has_seed ? NULL : plan->ticket;
     if (plan->has_seed) {
         status = attn_admit_open(admit, plan->peer, sizes->q + sizes->k + sizes->v, outputs, &job->ticket, &why);
     }

@@ -326,6 +326,15 @@ START_TEST(test_refusals)
     plan.spec.s_q = plan.spec.s_kv = 8192; /* O of 8 MiB, its truth of 16 */
     ck_assert_int_eq(attn_spec_measure(&plan.spec, &plan.sizes, &error), ATTN_OK);
     ck_assert_int_eq(attn_compare_submit(compare, &plan, id, &error), ATTN_ERR_TOO_LARGE);
+    /* With a seed the ticket of the body is none of the job's, whatever happens; teardown() counts. */
+    attn_ticket_t *body = NULL;
+    ck_assert_int_eq(attn_admit_open(admit, 0, 4096, 0, &body, &error), ATTN_OK);
+    plan.ticket = body;
+    ck_assert_int_eq(attn_compare_submit(compare, &plan, id, &error), ATTN_ERR_TOO_LARGE);
+    attn_admit_view_t view;
+    attn_admit_view(admit, &view);
+    ck_assert_uint_eq(view.tickets, 1);
+    attn_admit_close(body);
     fake_sched_devices = 0;
     plan = plan_of(1, "cpu", NULL);
     ck_assert_int_eq(attn_compare_submit(compare, &plan, id, &error), ATTN_ERR_UNAVAILABLE);
