@@ -59,8 +59,8 @@ run curl -fsS --max-time 60 -H 'Content-Type: application/safetensors' --data-bi
 # A safetensors file is a 64-bit length, a JSON header, and the tensors: the header tells what happened.
 length=$(od -An -t u8 -N 8 "$answer" | tr -d ' ')
 echo "answer: $(head -c $((8 + length)) "$answer" | tail -c "$length")"
-run "$build/bin/attnctl" --server "$url" variants
-run "$build/bin/attnctl" --server "$url" compare "$input"
+run "$build/bin/attnctl" variants --server "$url"
+run "$build/bin/attnctl" compare "$input" --server "$url"
 
 if [ "$serve" = 1 ]; then
     printf '\nattnd serves at %s (pid %s); Ctrl-C stops it\n' "$url" "$pid"

@@ -24,8 +24,8 @@ for _ in $(seq 200); do
     sleep 0.05
 done
 url=http://127.0.0.1:$(awk '$1 == "http" {print $2}' "$ports")
-"$bin/attnctl" --server "$url" variants
-timeout 30 "$bin/attnctl" --server "$url" compare "$input"
+"$bin/attnctl" variants --server "$url"
+timeout 30 "$bin/attnctl" compare "$input" --server "$url"
 kill $pid
 wait $pid
 echo "exit status of attnd: $?"
