@@ -222,8 +222,8 @@ attn_status_t attn_wire_compare(const attn_client_compare_t *compare, attn_wire_
         to.warmup = compare->warmup;
     }
     if (compare->has_rounds) {
-        to.repeat_presence_case = ATTN__V1__COMPARE_REQUEST__REPEAT_PRESENCE_REPEAT;
-        to.repeat = compare->rounds;
+        to.rounds_presence_case = ATTN__V1__COMPARE_REQUEST__ROUNDS_PRESENCE_ROUNDS;
+        to.rounds = compare->rounds;
     }
     return body_build(&to.base, &compare->request, &sizes, !compare->seeded, ret, err);
 }

@@ -8,10 +8,10 @@
 
 #include "attn/spec.h"
 #include "attn/status.h"
+#include "sched/compare.h"
 
 #define ATTN_NAME_MAX 63 /* bytes of a variant's name and of a request id */
-#define ATTN_COMPARE_VARIANTS_MAX 16
-#define ATTN_COMPARE_ROUNDS_MAX 1000 /* of warmup and of repeat */
+#define ATTN_COMPARE_VARIANTS_MAX ATTN_COMPARE_ROWS_MAX
 
 typedef struct attn_ask {
     char variant[ATTN_NAME_MAX + 1]; /* "" = auto */
@@ -29,9 +29,9 @@ typedef struct attn_compare_ask {
     uint32_t variant_count; /* 0: all that support the request */
     char variants[ATTN_COMPARE_VARIANTS_MAX][ATTN_NAME_MAX + 1];
     char reference[ATTN_NAME_MAX + 1]; /* "" = "reference" */
-    bool has_seed, has_warmup, has_repeat;
+    bool has_seed, has_warmup, has_rounds;
     uint64_t seed; /* the daemon fills q, k, v: there are no tensors in the body */
-    uint32_t warmup, repeat;
+    uint32_t warmup, rounds;
     uint32_t wait_ms; /* ?wait= */
 } attn_compare_ask_t;
 

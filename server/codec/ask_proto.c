@@ -201,15 +201,15 @@ static attn_status_t take_compare(const Attn__V1__CompareRequest *message, attn_
     }
     compare->has_seed = message->seed_presence_case == ATTN__V1__COMPARE_REQUEST__SEED_PRESENCE_SEED;
     compare->has_warmup = message->warmup_presence_case == ATTN__V1__COMPARE_REQUEST__WARMUP_PRESENCE_WARMUP;
-    compare->has_repeat = message->repeat_presence_case == ATTN__V1__COMPARE_REQUEST__REPEAT_PRESENCE_REPEAT;
+    compare->has_rounds = message->rounds_presence_case == ATTN__V1__COMPARE_REQUEST__ROUNDS_PRESENCE_ROUNDS;
     compare->seed = compare->has_seed ? message->seed : 0;
     compare->warmup = compare->has_warmup ? message->warmup : 0;
-    compare->repeat = compare->has_repeat ? message->repeat : 0;
-    if (compare->warmup > ATTN_COMPARE_ROUNDS_MAX || compare->repeat > ATTN_COMPARE_ROUNDS_MAX ||
-        (compare->has_repeat && compare->repeat == 0)) {
+    compare->rounds = compare->has_rounds ? message->rounds : 0;
+    if (compare->warmup > ATTN_COMPARE_ROUNDS_MAX || compare->rounds > ATTN_COMPARE_ROUNDS_MAX ||
+        (compare->has_rounds && compare->rounds == 0)) {
         return attn_error_set(err, ATTN_ERR_INVALID_ARGUMENT,
-                              "warmup %u and repeat %u: give at most %d of either, and repeat at least 1",
-                              compare->warmup, compare->repeat, ATTN_COMPARE_ROUNDS_MAX);
+                              "warmup %u and rounds %u: give at most %d of either, and at least 1 round",
+                              compare->warmup, compare->rounds, ATTN_COMPARE_ROUNDS_MAX);
     }
     return ATTN_OK;
 }

@@ -194,8 +194,8 @@ static attn_status_t rounds_read(reading_t *reading, const char *name, const jso
         reading->compare->has_warmup = true;
         reading->compare->warmup = (uint32_t)number;
     } else {
-        reading->compare->has_repeat = true;
-        reading->compare->repeat = (uint32_t)number;
+        reading->compare->has_rounds = true;
+        reading->compare->rounds = (uint32_t)number;
     }
     return ATTN_OK;
 }

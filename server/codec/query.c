@@ -181,7 +181,7 @@ static attn_status_t set_warmup(const char *name, const char *value, target_t *t
     return status;
 }
 
-static attn_status_t set_repeat(const char *name, const char *value, target_t *target, attn_error_t *err)
+static attn_status_t set_rounds(const char *name, const char *value, target_t *target, attn_error_t *err)
 {
     uint64_t number;
     attn_status_t status = read_u64(name, value, ATTN_COMPARE_ROUNDS_MAX, &number, err);
@@ -189,8 +189,8 @@ static attn_status_t set_repeat(const char *name, const char *value, target_t *t
         return bad(name, value, "give at least 1", err);
     }
     if (status == ATTN_OK) {
-        target->compare->has_repeat = true;
-        target->compare->repeat = (uint32_t)number;
+        target->compare->has_rounds = true;
+        target->compare->rounds = (uint32_t)number;
     }
     return status;
 }
@@ -222,7 +222,7 @@ static const struct parameter {
     {"variants", ATTN_QUERY_COMPARE, set_variants},
     {"reference", ATTN_QUERY_COMPARE, set_reference},
     {"warmup", ATTN_QUERY_COMPARE, set_warmup},
-    {"repeat", ATTN_QUERY_COMPARE, set_repeat},
+    {"rounds", ATTN_QUERY_COMPARE, set_rounds},
     {"wait", COMPARES, set_wait},
 };
 #define PARAMETERS (sizeof parameters / sizeof parameters[0])

@@ -15,7 +15,7 @@
 #include "sched/sched.h"
 
 #define ATTN_COMPARE_ROWS_MAX 16
-#define ATTN_COMPARE_REPEAT_MAX 1000u
+#define ATTN_COMPARE_ROUNDS_MAX 1000 /* of warmup and of rounds */
 #define ATTN_COMPARE_ID_MAX 40
 
 typedef struct attn_compare attn_compare_t;
@@ -50,8 +50,8 @@ typedef struct attn_compare_plan {
     uint32_t variant_count; /* 0: all that support the request, without aliases and test variants */
     const char *variants[ATTN_COMPARE_ROWS_MAX];
     const char *reference;       /* NULL, "" or "reference" */
-    bool has_warmup, has_repeat; /* else chosen by the expected time, per variant */
-    uint32_t warmup, repeat;
+    bool has_warmup, has_rounds; /* else chosen by the expected time, per variant */
+    uint32_t warmup, rounds;
 } attn_compare_plan_t;
 
 /* Starts a job. Errors: NOT_FOUND (a variant's name), INVALID_ARGUMENT, TOO_LARGE (tensors, answer and truth can never

@@ -97,8 +97,8 @@ attn_status_t attn_compare_job_create(attn_admit_t *admit, const attn_compare_pl
         attn_compare_row_t *row = &view->rows[i];
         row->variant = rows[i];
         rounds_choose(rows[i]->cost_us(&job->need, device), &row->warmup, &row->rounds);
-        if (plan->has_repeat) {
-            row->rounds = plan->repeat;
+        if (plan->has_rounds) {
+            row->rounds = plan->rounds;
         }
         if (plan->has_warmup) {
             row->warmup = plan->warmup;

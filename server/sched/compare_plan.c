@@ -88,13 +88,13 @@ static attn_status_t plan_check(const attn_compare_plan_t *plan, attn_error_t *e
         return attn_error_set(err, ATTN_ERR_INVALID_ARGUMENT, "%u variants are listed; one comparison takes up to %d",
                               plan->variant_count, ATTN_COMPARE_ROWS_MAX);
     }
-    if (plan->has_repeat && (plan->repeat == 0 || plan->repeat > ATTN_COMPARE_REPEAT_MAX)) {
-        return attn_error_set(err, ATTN_ERR_INVALID_ARGUMENT, "%u timed rounds are asked for; 1 to %u can be had",
-                              plan->repeat, ATTN_COMPARE_REPEAT_MAX);
+    if (plan->has_rounds && (plan->rounds == 0 || plan->rounds > ATTN_COMPARE_ROUNDS_MAX)) {
+        return attn_error_set(err, ATTN_ERR_INVALID_ARGUMENT, "%u timed rounds are asked for; 1 to %d can be had",
+                              plan->rounds, ATTN_COMPARE_ROUNDS_MAX);
     }
-    if (plan->has_warmup && plan->warmup > ATTN_COMPARE_REPEAT_MAX) {
-        return attn_error_set(err, ATTN_ERR_INVALID_ARGUMENT, "%u warm-up rounds are asked for; 0 to %u can be had",
-                              plan->warmup, ATTN_COMPARE_REPEAT_MAX);
+    if (plan->has_warmup && plan->warmup > ATTN_COMPARE_ROUNDS_MAX) {
+        return attn_error_set(err, ATTN_ERR_INVALID_ARGUMENT, "%u warm-up rounds are asked for; 0 to %d can be had",
+                              plan->warmup, ATTN_COMPARE_ROUNDS_MAX);
     }
     return ATTN_OK;
 }

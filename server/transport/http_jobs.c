@@ -122,9 +122,9 @@ static void plan_options(attn_compare_plan_t *plan, const attn_compare_ask_t *co
     }
     plan->reference = compare->reference;
     plan->has_warmup = compare->has_warmup;
-    plan->has_repeat = compare->has_repeat;
+    plan->has_rounds = compare->has_rounds;
     plan->warmup = compare->warmup;
-    plan->repeat = compare->repeat;
+    plan->rounds = compare->rounds;
 }
 
 static void plan_request(attn_compare_plan_t *plan, const attn_ask_t *ask, uint64_t peer)

@@ -289,7 +289,7 @@ def test_bad_json_text(attnd, raw):
 
 
 @pytest.mark.parametrize("query,word", [("?wait=soon", "wait"), ("?wait=-1s", "wait"), ("?wait=99999h", "wait"), ("?variantz=cpu", "variantz"),
-                                        ("?repeat=0&variants=cpu", "repeat"), ("?variants=", "variants"), ("?variants=cpu,,", "variants")])
+                                        ("?rounds=0&variants=cpu", "rounds"), ("?variants=", "variants"), ("?variants=cpu,,", "variants")])
 def test_bad_query(attnd, query, word):
     check(attnd.post("/v1/compare" + query, PATH.read_bytes()), 400, word)
 

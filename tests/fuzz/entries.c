@@ -239,7 +239,7 @@ static uint8_t *seed_query(unsigned which, size_t *ret_size)
 {
     static const char *const texts[] = {"variant=cpu&causal=true&sm_scale=0.125&softcap=30&return_lse=1&layout=bhsd&"
                                         "deadline_ms=1000&priority=-7&id=a-1",
-                                        "variants=cpu,reference&reference=reference&warmup=1&repeat=5&wait=30s&seed=1",
+                                        "variants=cpu,reference&reference=reference&warmup=1&rounds=5&wait=30s&seed=1",
                                         "window_left=5", "id=%41%zz"};
     return which < sizeof texts / sizeof texts[0] ? copy(texts[which], ret_size) : NULL;
 }

@@ -358,7 +358,7 @@ START_TEST(query_reads)
     ck_assert_int_eq(ask.priority, -3);
     ck_assert_str_eq(ask.id, "x-y");
     ck_assert_uint_eq(ask.spec.layout, ATTN_LAYOUT_THD);
-    expect(query("variants=a,b-c&repeat=3&warmup=0&wait=500ms", ATTN_QUERY_COMPARE, &ask, &compare), ATTN_OK, "");
+    expect(query("variants=a,b-c&rounds=3&warmup=0&wait=500ms", ATTN_QUERY_COMPARE, &ask, &compare), ATTN_OK, "");
     ck_assert_uint_eq(compare.variant_count, 2);
     ck_assert_str_eq(compare.variants[1], "b-c");
     ck_assert_uint_eq(compare.wait_ms, 500);
@@ -404,7 +404,7 @@ START_TEST(query_refuses)
     expect(query("window_left=5", ATTN_QUERY_ATTENTION, &ask, &compare), ATTN_ERR_UNIMPLEMENTED, "sliding window");
     expect(query("causal=1", ATTN_QUERY_NONE, &ask, &compare), ATTN_ERR_INVALID_ARGUMENT, "metadata");
     expect(query("variants=a,,b", ATTN_QUERY_COMPARE, &ask, &compare), ATTN_ERR_INVALID_ARGUMENT, "variants");
-    expect(query("repeat=0", ATTN_QUERY_COMPARE, &ask, &compare), ATTN_ERR_INVALID_ARGUMENT, "repeat");
+    expect(query("rounds=0", ATTN_QUERY_COMPARE, &ask, &compare), ATTN_ERR_INVALID_ARGUMENT, "rounds");
     expect(query("wait=2h", ATTN_QUERY_COMPARE_WAIT, &ask, &compare), ATTN_ERR_INVALID_ARGUMENT, "30s");
     expect(query("wait=61m", ATTN_QUERY_COMPARE_WAIT, &ask, &compare), ATTN_ERR_INVALID_ARGUMENT, "hour");
 }

@@ -320,7 +320,7 @@ START_TEST(test_refusals)
     plan.reference = "cpu";
     ck_assert_int_eq(attn_compare_submit(compare, &plan, id, &error), ATTN_ERR_INVALID_ARGUMENT);
     plan = plan_of(1, "cpu", NULL);
-    plan.has_repeat = true;
+    plan.has_rounds = true;
     ck_assert_int_eq(attn_compare_submit(compare, &plan, id, &error), ATTN_ERR_INVALID_ARGUMENT);
     plan = plan_of(1, "cpu", NULL);
     plan.spec.s_q = plan.spec.s_kv = 8192; /* O of 8 MiB, its truth of 16 */

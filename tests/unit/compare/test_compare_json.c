@@ -50,8 +50,8 @@ START_TEST(test_everything)
     ck_assert_uint_eq(ask.spec.return_lse, 1);
     ck_assert_float_eq(ask.spec.sm_scale, 0.5f);
     ck_assert_float_eq(ask.spec.softcap, 30.0f);
-    ck_assert(compare.has_warmup && compare.has_repeat);
-    ck_assert_uint_eq(compare.repeat, 5);
+    ck_assert(compare.has_warmup && compare.has_rounds);
+    ck_assert_uint_eq(compare.rounds, 5);
 }
 END_TEST
 
