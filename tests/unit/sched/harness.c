@@ -168,3 +168,47 @@ int harness_fd_count(void)
     closedir(folder);
     return count;
 }
+
+harness_t shared;
+
+void shared_start_cpu(void)
+{
+    harness_start(&shared, "cpu", 0);
+}
+
+void shared_start_spinning(void)
+{
+    harness_start(&shared, "cpu", 300);
+}
+
+void shared_start_null(void)
+{
+    harness_start(&shared, "null", 0);
+}
+
+void shared_stop(void)
+{
+    harness_stop(&shared);
+}
+
+void expect_cpu_works(void)
+{
+    job_t *job = job_make(&shared, "cpu", 8);
+    ck_assert_msg(job_run(&shared, job) == ATTN_OK, "%s", JOB_SAYS(job));
+    job_free(job);
+}
+
+double seconds(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
+}
+
+bool all_zero(const void *data, uint64_t bytes)
+{
+    for (uint64_t i = 0; i < bytes; i++)
+        if (((const unsigned char *)data)[i])
+            return false;
+    return true;
+}

@@ -48,6 +48,16 @@ void job_free(job_t *job);
         ck_assert_msg(condition, "never came true: %s", #condition);                                                   \
     } while (0)
 
+/* The harness of a test's fixture. */
+extern harness_t shared;
+void shared_start_cpu(void);
+void shared_start_spinning(void);
+void shared_start_null(void);
+void shared_stop(void);
+void expect_cpu_works(void); /* one job on it */
+
+double seconds(void); /* monotonic */
+bool all_zero(const void *data, uint64_t bytes);
 int harness_serve_pid(harness_t *harness); /* of device 0; 0 when none is ready */
 int harness_fd_count(void);
 
