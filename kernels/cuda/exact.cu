@@ -14,10 +14,10 @@ template <class T, int kHeadDim> static Kernel exact_instance(double step_us)
 template <class T> static Kernel exact_of_dtype(uint32_t d)
 {
     if (d <= 64)
-        return exact_instance<T, 64>(7);
+        return exact_instance<T, 64>(12);
     if (d <= 128)
-        return exact_instance<T, 128>(12);
-    return exact_instance<T, 256>(9);
+        return exact_instance<T, 128>(19);
+    return exact_instance<T, 256>(16);
 }
 
 Kernel exact_kernel_for(attn_dtype_t dtype, uint32_t d)

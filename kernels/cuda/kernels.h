@@ -14,7 +14,7 @@ struct Kernel {
     int shared_bytes;
     int rows, keys;    // of a tile, and of one step of its loop over the keys
     size_t state_bytes; // of a tile whose keys come in several launches; 0: cannot
-    double step_us;    // of a step when every multiprocessor has its two blocks
+    double step_us;    // of a step when every multiprocessor has its two blocks, on an H200 at 1980 MHz
 };
 
 // The kernel for head dims up to `d`. NULL entry for an invalid dtype.

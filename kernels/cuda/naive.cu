@@ -14,10 +14,10 @@ template <class T, int kHeadDim> static Kernel naive_instance(double step_us)
 template <class T> static Kernel naive_of_dtype(uint32_t d)
 {
     if (d <= 64)
-        return naive_instance<T, 64>(25);
+        return naive_instance<T, 64>(80);
     if (d <= 128)
-        return naive_instance<T, 128>(45);
-    return naive_instance<T, 256>(100);
+        return naive_instance<T, 128>(140);
+    return naive_instance<T, 256>(350);
 }
 
 Kernel naive_kernel_for(attn_dtype_t dtype, uint32_t d)

@@ -74,6 +74,44 @@ __device__ __forceinline__ void naive_scores(const float *shared_q, const float 
         }
 }
 
+// out += P V, or P |V|, over one step of keys. A key that a row does not see takes no part in it, whatever V holds.
+template <int kHeadDim, bool kAbsolute>
+__device__ __forceinline__ void naive_weigh(const float *shared_p, const float *shared_v, int64_t seen_first,
+                                            int64_t seen_last, int64_t key, const int64_t (&seen)[8],
+                                            float4 (&out)[8][NaiveTraits<kHeadDim>::kVectors])
+{
+    using Tr = NaiveTraits<kHeadDim>;
+    const int row_thread = threadIdx.x / Tr::kColumnThreads, column_thread = threadIdx.x % Tr::kColumnThreads;
+    const bool all_seen = key + Tr::kKeys <= seen_first;
+    const int keys = static_cast<int>(min(static_cast<int64_t>(Tr::kKeys), seen_last - key));
+#pragma unroll 2
+    for (int j = 0; j < keys; j++)
+#pragma unroll
+        for (int r = 0; r < 8; r++) {
+            if (!all_seen && key + j >= seen[r])
+                continue;
+            const float p = shared_p[(row_thread * 8 + r) * Tr::kStrideP + j];
+#pragma unroll
+            for (int c = 0; c < Tr::kVectors; c++) {
+                const float4 x = *reinterpret_cast<const float4 *>(shared_v + j * Tr::kStride +
+                                                                   (c * Tr::kColumnThreads + column_thread) * 4);
+                out[r][c].x = fmaf(p, kAbsolute ? fabsf(x.x) : x.x, out[r][c].x);
+                out[r][c].y = fmaf(p, kAbsolute ? fabsf(x.y) : x.y, out[r][c].y);
+                out[r][c].z = fmaf(p, kAbsolute ? fabsf(x.z) : x.z, out[r][c].z);
+                out[r][c].w = fmaf(p, kAbsolute ? fabsf(x.w) : x.w, out[r][c].w);
+            }
+        }
+}
+
+// Sum over this thread's row of what the 16 threads of a row hold.
+__device__ __forceinline__ double row_sum(double x)
+{
+#pragma unroll
+    for (int lane = 1; lane < 16; lane *= 2)
+        x += __shfl_xor_sync(~0u, x, lane);
+    return x;
+}
+
 template <class T, int kHeadDim>
 __global__ void __launch_bounds__(kThreads) naive_kernel(const __grid_constant__ Launch launch)
 {
@@ -128,7 +166,14 @@ __global__ void __launch_bounds__(kThreads) naive_kernel(const __grid_constant__
         shift[r] = shift[r] == -INFINITY ? 0.0f : shift[r];
     }
 
-    // Thread i < 64 adds up row i; keys that the row does not see add nothing.
+    float4 out[8][Tr::kVectors];
+#pragma unroll
+    for (int r = 0; r < 8; r++)
+#pragma unroll
+        for (int c = 0; c < Tr::kVectors; c++)
+            out[r][c] = make_float4(0, 0, 0, 0);
+
+    // Thread i < 64 adds up row i; keys that the row does not see add nothing. `out` becomes sum P |V|, times the sum.
     float sum = 0.0f;
     for (int64_t key = 0; key < seen_last; key += Tr::kKeys) {
         __syncthreads();
@@ -142,9 +187,12 @@ __global__ void __launch_bounds__(kThreads) naive_kernel(const __grid_constant__
                 shared_p[(row_thread * 8 + r) * Tr::kStrideP + column_thread + 16 * j] =
                     key + column_thread + 16 * j < seen[r] ? expf(s[r][j] - shift[r]) : 0.0f;
         __syncthreads();
+        load_floats<T, kHeadDim>(shared_kv, v, problem.v.stride_s, key, problem.s_kv, d);
         if (threadIdx.x < Tr::kRows)
             for (int j = 0; j < Tr::kKeys; j++)
                 sum += shared_p[threadIdx.x * Tr::kStrideP + j];
+        __syncthreads();
+        naive_weigh<kHeadDim, true>(shared_p, shared_kv, seen_first, seen_last, key, seen, out);
     }
     if (threadIdx.x < Tr::kRows)
         shared_sum[threadIdx.x] = sum;
@@ -154,12 +202,27 @@ __global__ void __launch_bounds__(kThreads) naive_kernel(const __grid_constant__
     for (int r = 0; r < 8; r++)
         sums[r] = shared_sum[row_thread * 8 + r];
 
-    float4 out[8][Tr::kVectors];
+    // The least that a row's error counts as, of the roundings of its terms.
+    double least[8];
 #pragma unroll
-    for (int r = 0; r < 8; r++)
+    for (int r = 0; r < 8; r++) {
+        double square = 0.0;
 #pragma unroll
-        for (int c = 0; c < Tr::kVectors; c++)
+        for (int c = 0; c < Tr::kVectors; c++) {
+            const float values[4] = {out[r][c].x, out[r][c].y, out[r][c].z, out[r][c].w};
+#pragma unroll
+            for (int e = 0; e < 4; e++) {
+                const double size = static_cast<double>(values[e]) / sums[r];
+                square += isfinite(size) ? size * size : 0.0; // columns beyond d are zero
+            }
             out[r][c] = make_float4(0, 0, 0, 0);
+        }
+        const int64_t row = min(tile.row + row_thread * 8 + r, problem.s_q - 1);
+        const double lse =
+            fabs(problem.lse64[(static_cast<int64_t>(tile.batch) * problem.h_q + tile.head) * problem.s_q + row]);
+        least[r] = 0x1p-20 * (isfinite(lse) && lse > 1.0 ? lse : 1.0) * sqrt(row_sum(square));
+    }
+
     for (int64_t key = 0; key < seen_last; key += Tr::kKeys) {
         __syncthreads();
         load_floats<T, kHeadDim>(shared_kv, k, problem.k.stride_s, key, problem.s_kv, d);
@@ -174,26 +237,7 @@ __global__ void __launch_bounds__(kThreads) naive_kernel(const __grid_constant__
                     to_float(from_float<T>(expf(s[r][j] - shift[r]) / sums[r]));
         load_floats<T, kHeadDim>(shared_kv, v, problem.v.stride_s, key, problem.s_kv, d);
         __syncthreads();
-        // A key that a row does not see takes no part in it, whatever V holds.
-        const bool all_seen = key + Tr::kKeys <= seen_first;
-        const int keys = static_cast<int>(min(static_cast<int64_t>(Tr::kKeys), seen_last - key));
-#pragma unroll 2
-        for (int j = 0; j < keys; j++)
-#pragma unroll
-            for (int r = 0; r < 8; r++) {
-                if (!all_seen && key + j >= seen[r])
-                    continue;
-                const float p = shared_p[(row_thread * 8 + r) * Tr::kStrideP + j];
-#pragma unroll
-                for (int c = 0; c < Tr::kVectors; c++) {
-                    const float4 x = *reinterpret_cast<const float4 *>(shared_kv + j * Tr::kStride +
-                                                                       (c * Tr::kColumnThreads + column_thread) * 4);
-                    out[r][c].x = fmaf(p, x.x, out[r][c].x);
-                    out[r][c].y = fmaf(p, x.y, out[r][c].y);
-                    out[r][c].z = fmaf(p, x.z, out[r][c].z);
-                    out[r][c].w = fmaf(p, x.w, out[r][c].w);
-                }
-            }
+        naive_weigh<kHeadDim, false>(shared_p, shared_kv, seen_first, seen_last, key, seen, out);
     }
 
     double greatest = 0.0;
@@ -219,11 +263,9 @@ __global__ void __launch_bounds__(kThreads) naive_kernel(const __grid_constant__
                 greatest = fmax(greatest, error);
             }
         }
-#pragma unroll
-        for (int lane = 1; lane < Tr::kColumnThreads; lane *= 2)
-            square += __shfl_xor_sync(~0u, square, lane);
+        square = row_sum(square);
         if (inside && column_thread == 0)
-            problem.row_err[out_row] = sqrt(square);
+            problem.row_err[out_row] = fmax(sqrt(square), least[r]);
     }
 #pragma unroll
     for (int lane = 1; lane < 32; lane *= 2)

@@ -3,12 +3,13 @@
 #include "reference/reference_info.h"
 
 /* Conservative, because the watchdog's budget is a multiple of this. CPU: 0.5 GFLOP/s per core, where scalar libm and
- * fp64 vectors give 1 to 8. GPU: fp64 without tensor cores, 1 GFLOP/s per multiprocessor, plus 20 us to launch. */
+ * fp64 vectors give 1 to 8. GPU: 50 GFLOP/s per multiprocessor, where an H200 gives 107 when it is full, plus 0.4 us per
+ * key, because the keys of a row are one chain (12 us per 32), plus 20 us to launch. */
 static double reference_cost_us(const attn_need_t *need, const attn_device_t *device)
 {
     const double units = device->units > 0 ? device->units : 1;
     if (device->kind == ATTN_DEVICE_CUDA)
-        return 20.0 + need->flops / (1e3 * units) + need->bytes / 100e3;
+        return 20.0 + need->flops / (50e3 * units) + 0.4 * (double)need->max_s_kv + need->bytes / 100e3;
     return 100.0 + need->flops / (0.5e3 * units) + need->bytes / (1e3 * units);
 }
 

@@ -6,14 +6,16 @@
 
 #include "cuda/cuda.h"
 
-/* Pinning costs 180 ms/GiB and stalls launches meanwhile: 64 MiB (12 ms) before the first job, then 8 MiB (1.4 ms) at
- * a time while there is nothing to do. A copy may not cross from one registration into another. */
+/* Pinning costs 180 ms/GiB, or 470 where pages must be made first (H200), and stalls launches meanwhile: 64 MiB before
+ * the first job, then 4 MiB (2 ms) at a time while there is nothing to do. A copy may not cross from one registration
+ * into another. */
 #define PIN_FIRST (UINT64_C(32) << 20)
-#define PIN_PIECE (UINT64_C(8) << 20)
+#define PIN_PIECE (UINT64_C(4) << 20)
 
 #define SLAB_FIRST (UINT64_C(64) << 20)
 #define SLAB_LARGE (UINT64_C(1) << 30)
 enum { SLAB_PATIENCE = 64 };
+#define WORKSPACE_STEP (UINT64_C(4) << 20)
 
 static uint64_t pin_step(const attn_cuda_arena_t *arena)
 {
@@ -185,7 +187,7 @@ attn_status_t attn_cuda_workspace(attn_engine_t *engine, uint64_t bytes, attn_er
     if (bytes <= engine->workspace_bytes)
         return ATTN_OK;
     attn_status_t status = device_alloc(&engine->workspace, &engine->workspace_bytes,
-                                        (bytes + PIN_PIECE - 1) / PIN_PIECE * PIN_PIECE, "workspace", err);
+                                        (bytes + WORKSPACE_STEP - 1) / WORKSPACE_STEP * WORKSPACE_STEP, "workspace", err);
     if (status != ATTN_OK)
         return status;
     cudaError_t rc = cudaMemsetAsync(engine->workspace, 0, ATTN_WORKSPACE_ZEROED, engine->compute);
