@@ -50,6 +50,15 @@ static json_t *shape_json(const attn_spec_t *spec)
                      (json_int_t)spec->d);
 }
 
+static json_t *seqlens_json(const int32_t *entries, uint32_t count)
+{
+    json_t *list = json_array();
+    for (uint32_t i = 0; i < count; i++) {
+        json_array_append_new(list, json_integer(entries[i]));
+    }
+    return list;
+}
+
 static json_t *problem_json(const attn_compare_view_t *view)
 {
     const attn_spec_t *spec = &view->spec;
@@ -59,6 +68,10 @@ static json_t *problem_json(const attn_compare_view_t *view)
     put(problem, "sm_scale", real(spec->sm_scale));
     put(problem, "softcap", real(spec->softcap));
     put(problem, "flops", real(view->flops));
+    if (view->seqlens_count > 0) {
+        put(problem, "cu_seqlens_q", seqlens_json(view->cu_seqlens_q, view->seqlens_count));
+        put(problem, "cu_seqlens_k", seqlens_json(view->cu_seqlens_k, view->seqlens_count));
+    }
     return problem;
 }
 

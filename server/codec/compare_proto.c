@@ -99,8 +99,9 @@ static void row_build(const attn_compare_row_t *from, row_message_t *to)
     to->result.warmup = from->warmup;
 }
 
-static void problem_build(const attn_spec_t *spec, job_message_t *message)
+static void problem_build(const attn_compare_view_t *view, job_message_t *message)
 {
+    const attn_spec_t *spec = &view->spec;
     Attn__V1__AttentionRequest *to = &message->problem;
     attn__v1__attention_request__init(to);
     to->dtype = (Attn__V1__DType)spec->dtype;
@@ -112,6 +113,9 @@ static void problem_build(const attn_spec_t *spec, job_message_t *message)
     to->softcap = spec->softcap;
     to->return_lse_presence_case = ATTN__V1__ATTENTION_REQUEST__RETURN_LSE_PRESENCE_RETURN_LSE;
     to->return_lse = spec->return_lse != 0;
+    to->n_cu_seqlens_q = to->n_cu_seqlens_k = view->seqlens_count;
+    to->cu_seqlens_q = (int32_t *)(uintptr_t)view->cu_seqlens_q;
+    to->cu_seqlens_k = (int32_t *)(uintptr_t)view->cu_seqlens_k;
     Attn__V1__Tensor **places[3] = {&to->q, &to->k, &to->v};
     for (int i = 0; i < 3; i++) {
         attn_spec_t as_q = *spec; /* K and V are shaped as a Q of h_kv heads and s_kv rows would be */
@@ -148,7 +152,7 @@ static void job_build(const attn_compare_view_t *view, job_message_t *message)
 {
     Attn__V1__CompareResponse *result = &message->result;
     attn__v1__compare_response__init(result);
-    problem_build(&view->spec, message);
+    problem_build(view, message);
     provenance_build(view, message);
     result->problem = &message->problem;
     if (view->has_seed) {

@@ -17,6 +17,7 @@
 #define ATTN_COMPARE_ROWS_MAX 16
 #define ATTN_COMPARE_ROUNDS_MAX 1000 /* of warmup and of rounds */
 #define ATTN_COMPARE_ID_MAX 40
+#define ATTN_COMPARE_SEQLENS_SHOWN 257 /* entries of cu_seqlens that a result repeats; longer ones are left out */
 
 typedef struct attn_compare attn_compare_t;
 
@@ -92,6 +93,8 @@ typedef struct attn_compare_view {
     char step[80];      /* what runs now */
     attn_error_t error; /* FAILED */
     attn_spec_t spec;
+    uint32_t seqlens_count; /* thd, when it is not more than are shown; else 0 */
+    int32_t cu_seqlens_q[ATTN_COMPARE_SEQLENS_SHOWN], cu_seqlens_k[ATTN_COMPARE_SEQLENS_SHOWN];
     bool has_seed;
     uint64_t seed;
     double flops;

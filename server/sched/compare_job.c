@@ -87,6 +87,11 @@ attn_status_t attn_compare_job_create(attn_admit_t *admit, const attn_compare_pl
     attn_compare_view_t *view = &job->view;
     view->state = ATTN_COMPARE_QUEUED;
     view->spec = plan->spec;
+    if (plan->cu_seqlens_q != NULL && plan->spec.batch < ATTN_COMPARE_SEQLENS_SHOWN) {
+        view->seqlens_count = plan->spec.batch + 1;
+        memcpy(view->cu_seqlens_q, plan->cu_seqlens_q, view->seqlens_count * sizeof(view->cu_seqlens_q[0]));
+        memcpy(view->cu_seqlens_k, plan->cu_seqlens_k, view->seqlens_count * sizeof(view->cu_seqlens_k[0]));
+    }
     view->has_seed = plan->has_seed;
     view->seed = plan->seed;
     view->flops = job->need.flops;

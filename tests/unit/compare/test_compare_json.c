@@ -124,6 +124,8 @@ START_TEST(test_write)
     view->spec = (attn_spec_t){.dtype = ATTN_DTYPE_BF16, .layout = ATTN_LAYOUT_BSHD, .batch = 1, .h_q = 2, .h_kv = 1};
     view->has_seed = true;
     view->seed = UINT64_MAX;
+    view->seqlens_count = 2;
+    view->cu_seqlens_k[1] = 9;
     view->row_count = 3;
     for (int i = 0; i < 3; i++) {
         view->rows[i].variant = attn_variant_find("cpu");
@@ -141,6 +143,8 @@ START_TEST(test_write)
     json_t *result = json_object_get(root, "result"), *rows = json_object_get(result, "results");
     ck_assert_str_eq(json_string_value(json_object_get(result, "seed")), "18446744073709551615");
     ck_assert_uint_eq(json_array_size(rows), 2);
+    json_t *seqlens = json_object_get(json_object_get(result, "problem"), "cu_seqlens_k");
+    ck_assert_int_eq(json_integer_value(json_array_get(seqlens, 1)), 9);
     json_t *accuracy = json_object_get(json_array_get(rows, 0), "accuracy");
     ck_assert(json_is_null(json_object_get(accuracy, "max_abs")));
     ck_assert_double_eq(json_real_value(json_object_get(accuracy, "rmse")), 0.5);
