@@ -253,6 +253,17 @@ static bool lease_allows(attn_sched_device_t *device, attn_lane_t lane, const at
     return device->lease_wanted_ns == 0 || now_ns - device->lease_wanted_ns < LEASE_WANTED_NS;
 }
 
+/* Whether a timed job is still next in a queue: the one that wanted a lease may have been cancelled. */
+static bool timed_waits(const attn_sched_t *sched, const attn_sched_device_t *device)
+{
+    for (attn_lane_t lane = 0; lane < ATTN_LANES; lane++) {
+        const attn_request_t *next = attn_batcher_peek(&sched->queue[lane], device->index);
+        if (next && is_timed(next))
+            return true;
+    }
+    return false;
+}
+
 static bool dispatch_lane(attn_sched_t *sched, attn_sched_device_t *device, attn_lane_t lane, int64_t now_ns)
 {
     attn_worker_t *worker = &device->worker[lane];
@@ -288,12 +299,11 @@ bool attn_sched_dispatch(attn_sched_t *sched, int64_t now_ns)
         attn_sched_device_t *device = &sched->device[i];
         if (device->state == ATTN_DEVICE_LOST)
             continue;
+        if (device->lease_wanted_ns && !timed_waits(sched, device))
+            device->lease_wanted_ns = 0;
         for (attn_lane_t lane = 0; lane < ATTN_LANES; lane++)
             if (sched->queue[lane].count > 0)
                 any = dispatch_lane(sched, device, lane, now_ns) || any;
-        /* Nobody waits with a timed job any longer. */
-        if (sched->queue[0].count + sched->queue[1].count == 0)
-            device->lease_wanted_ns = 0;
     }
     return any;
 }

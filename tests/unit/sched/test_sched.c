@@ -208,6 +208,20 @@ START_TEST(timed_rounds_hold_a_lease)
     ck_assert_double_gt(seconds() - start, 0.8);
     ck_assert(!timed->done);
     job_wait(timed);
+    /* One that goes away while it waits for its lease holds nobody up. */
+    job_t *slow = job_make(&shared, "test_sleep", 8);
+    slow->request.spec.sm_scale = 0.6f;
+    job_submit(&shared, slow);
+    WAIT_FOR((attn_sched_view(shared.sched, &view), view.running == 1));
+    job_submit(&shared, timed);
+    job_submit(&shared, other);
+    usleep(300000);
+    attn_sched_cancel(shared.sched, &timed->request);
+    job_wait(timed);
+    job_wait(slow);
+    job_wait(other);
+    ck_assert_int_eq(other->request.outcome.error.status, ATTN_OK);
+    job_free(slow);
     job_free(timed);
     job_free(other);
 }
