@@ -187,7 +187,7 @@ export UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1
 if wanted asan; then
     title "ASan + UBSan: unit and end-to-end tests"
     if tree asan "$PWD/build-asan" -DCMAKE_BUILD_TYPE=Debug -DCMAKE_C_FLAGS_DEBUG="-O1 -g" -DATTN_CUDA=OFF -DATTN_BENCH=OFF -DATTN_SANITIZE=address; then
-        export ASAN_OPTIONS=detect_leaks=1:abort_on_error=0:exitcode=99:detect_stack_use_after_return=1
+        export ASAN_OPTIONS=detect_leaks=1:exitcode=99
         ctest_run asan-unit "$PWD/build-asan" 900 -LE gpu
         ATTN_BIN=$PWD/build-asan/bin ATTN_SANITIZED=address pytest_run asan-e2e 1200 --timeout 300 -m "not heavy" tests/e2e
     fi
