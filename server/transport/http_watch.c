@@ -118,6 +118,18 @@ void http_on_connection(void *cls, struct MHD_Connection *mhd, void **socket_con
     }
 }
 
+/* libmicrohttpd 0.9.75 takes a short read for the end of what there is. When the last bytes and the end of the peer's
+ * side came as one edge of its epoll, it never looks again, and the connection holds its memory (seen: 10 of 12 uploads
+ * of 64 MiB that were broken off). Shutting the read side down, of which nothing more can come, makes a new edge and
+ * leaves unread bytes readable. Under conn->lock. */
+static void nudge(http_conn_t *conn)
+{
+    const attn_http_call_t *call = conn->call;
+    if (conn->gone && (call == NULL || call->phase == HTTP_HEAD || call->phase == HTTP_BODY)) {
+        shutdown(conn->fd, SHUT_RD);
+    }
+}
+
 /* The peer closed its side. Under http->lock. */
 static void peer_left(attn_http_t *http, uint64_t tag)
 {
@@ -135,6 +147,7 @@ static void peer_left(attn_http_t *http, uint64_t tag)
             call->gone(call, call->gone_arg);
         }
     }
+    nudge(conn);
     pthread_mutex_unlock(&conn->lock);
 }
 
@@ -236,6 +249,7 @@ static void check(http_conn_t *conn, int64_t now)
 {
     pthread_mutex_lock(&conn->lock);
     attn_http_call_t *call = conn->call;
+    nudge(conn);
     if (call == NULL) {
         check_free(conn, now);
     } else if (call->phase == HTTP_HEAD) {

@@ -348,6 +348,51 @@ START_TEST(clients_that_leave_everywhere)
 }
 END_TEST
 
+static void *break_off(void *arg)
+{
+    static const char piece[1 << 16];
+    char head[256];
+    for (int i = 0; i < 20; i++) {
+        int fd = dial();
+        say(fd, head,
+            (size_t)snprintf(head, sizeof head,
+                             "POST /v1/attention HTTP/1.1\r\nHost: x\r\nContent-Type: "
+                             "application/safetensors\r\nContent-Length: 4000000\r\n\r\n"));
+        say(fd, body, body_bytes - 144);
+        for (int k = 0; k < 30; k++) {
+            say(fd, piece, sizeof piece);
+        }
+        close(fd);
+    }
+    return NULL;
+}
+
+START_TEST(uploads_broken_off_are_noticed)
+{
+    /* The end of the connection comes with the last bytes, which libmicrohttpd overlooks. */
+    pthread_t clients[4];
+    const char *text = "{\"q\":{\"dtype\":\"F16\",\"shape\":[1,1,1,1],\"data_offsets\":[0,2]},";
+    START("--http-threads", "2", "--min-upload-rate", "0", "--idle-timeout-ms", "3600000");
+    size_t header = (size_t)snprintf(body + 8, sizeof body - 8,
+                                     "%s\"k\":{\"dtype\":\"F16\",\"shape\":[1,999900,1,1],\"data_offsets\":[2,1999802]}"
+                                     ",\"v\":{\"dtype\":\"F16\",\"shape\":[1,999900,1,1],\"data_offsets\":[1999802,"
+                                     "3999602]}}",
+                                     text);
+    memset(body + 8 + header, ' ', 390 - header);
+    uint64_t length = htole64(390);
+    memcpy(body, &length, 8);
+    body_bytes = 398 + 144;
+    for (int i = 0; i < 4; i++) {
+        pthread_create(&clients[i], NULL, break_off, NULL);
+    }
+    for (int i = 0; i < 4; i++) {
+        pthread_join(clients[i], NULL);
+    }
+    ck_assert(soon(no_tickets));
+    stop();
+}
+END_TEST
+
 START_TEST(slow_ones_are_cut_off)
 {
     char head[256], text[4096];
@@ -424,6 +469,7 @@ int main(void)
     tcase_add_test(tests, streams);
     tcase_add_test(tests, a_client_that_leaves_cancels);
     tcase_add_test(tests, clients_that_leave_everywhere);
+    tcase_add_test(tests, uploads_broken_off_are_noticed);
     tcase_add_test(tests, slow_ones_are_cut_off);
     tcase_add_test(tests, drain_answers_everyone);
     tcase_add_test(tests, a_taken_port_is_named);
