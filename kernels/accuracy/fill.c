@@ -40,9 +40,11 @@ static double fill_log(double u)
     }
     const double s = (m - 1) / (m + 1);
     const double z = s * s;
-    double sum = 1.0 / 19;
-    for (int n = 17; n >= 1; n -= 2)
-        sum = sum * z + 1.0 / n;
+    static const double inverse[] = {1.0 / 19, 1.0 / 17, 1.0 / 15, 1.0 / 13, 1.0 / 11,
+                                     1.0 / 9,  1.0 / 7,  1.0 / 5,  1.0 / 3,  1.0};
+    double sum = 0;
+    for (int i = 0; i < 10; i++)
+        sum = sum * z + inverse[i];
     return 2 * s * sum + exponent * 0.69314718055994531;
 }
 
@@ -52,10 +54,14 @@ static void fill_sincos(double t, double *ret_sin, double *ret_cos)
     const int quarter = (int)(t * 4 + 0.5);
     const double x = (t - quarter * 0.25) * 6.2831853071795865;
     const double z = x * x;
+    static const double sine_steps[] = {1.0 / (16 * 17), 1.0 / (14 * 15), 1.0 / (12 * 13), 1.0 / (10 * 11),
+                                        1.0 / (8 * 9),   1.0 / (6 * 7),   1.0 / (4 * 5),   1.0 / (2 * 3)};
+    static const double cosine_steps[] = {1.0 / (16 * 15), 1.0 / (14 * 13), 1.0 / (12 * 11), 1.0 / (10 * 9),
+                                          1.0 / (8 * 7),   1.0 / (6 * 5),   1.0 / (4 * 3),   1.0 / (2 * 1)};
     double sine = 1, cosine = 1;
-    for (int n = 16; n >= 2; n -= 2) {
-        sine = 1 - sine * z / (n * (n + 1));
-        cosine = 1 - cosine * z / (n * (n - 1));
+    for (int i = 0; i < 8; i++) {
+        sine = 1 - sine * z * sine_steps[i];
+        cosine = 1 - cosine * z * cosine_steps[i];
     }
     sine *= x;
     switch (quarter & 3) {

@@ -11,7 +11,7 @@
 enum {
     POOL_THREADS_MAX = 1024,
     POOL_CHECKPOINT_NS = 10 * 1000 * 1000,
-    /* The caller's thread needs several MiB less than the default of 8; micro-kernels keep their tiles in scratch. */
+    /* A tile's state is about 8 KiB and everything large lies in scratch; the default would reserve 8 MiB. */
     POOL_STACK_BYTES = 512 * 1024
 };
 

@@ -65,6 +65,13 @@ static const char *tile_row_address(const tile_state_t *state, const attn_view_t
     return (const char *)view->data + at * (int64_t)attn_dtype_size(state->dtype);
 }
 
+static const char *tile_key_address(const tile_state_t *state, const attn_view_t *view, int64_t key)
+{
+    const int64_t at = (int64_t)state->tile->batch * view->stride_b + key * view->stride_s +
+                       (int64_t)state->tile->h_kv * view->stride_h;
+    return (const char *)view->data + at * (int64_t)attn_dtype_size(state->dtype);
+}
+
 static void tile_load_q(tile_state_t *state, tile_panel_t *panel)
 {
     const int lanes = panel->vectors * VECTOR_LANES;
@@ -88,15 +95,11 @@ static void tile_load_q(tile_state_t *state, tile_panel_t *panel)
 /* K and V of keys [first, first + keys) as floats; K padded with zero keys to a whole micro-kernel. */
 static void tile_load_kv(tile_state_t *state, int64_t first, int keys)
 {
-    const attn_problem_t *p = state->problem;
-    const int64_t element = (int64_t)attn_dtype_size(state->dtype);
-    const int64_t k_at = (int64_t)state->tile->batch * p->k.stride_b + (int64_t)state->tile->h_kv * p->k.stride_h;
-    const int64_t v_at = (int64_t)state->tile->batch * p->v.stride_b + (int64_t)state->tile->h_kv * p->v.stride_h;
     int32_t special = 0;
     memset(state->rows, 0, state->d_padded * sizeof(float));
     for (int key = 0; key < keys; key++) {
-        const char *k_row = (const char *)p->k.data + (k_at + (first + key) * p->k.stride_s) * element;
-        const char *v_row = (const char *)p->v.data + (v_at + (first + key) * p->v.stride_s) * element;
+        const char *k_row = tile_key_address(state, &state->problem->k, first + key);
+        const char *v_row = tile_key_address(state, &state->problem->v, first + key);
         vector_load_row(state->dtype, k_row, state->k + (size_t)key * state->k_stride, state->d);
         vector_load_row(state->dtype, v_row, state->rows, state->d);
         for (uint32_t x = 0; x < state->d; x++)

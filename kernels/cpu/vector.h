@@ -8,6 +8,7 @@
 
 typedef float vf_t __attribute__((vector_size(VECTOR_LANES * 4)));
 typedef int32_t vi_t __attribute__((vector_size(VECTOR_LANES * 4)));
+typedef uint32_t vu_t __attribute__((vector_size(VECTOR_LANES * 4)));
 typedef float v4_t __attribute__((vector_size(16)));
 typedef int32_t v4i_t __attribute__((vector_size(16)));
 
@@ -58,7 +59,7 @@ VECTOR_INLINE vf_t vector_exp2(vf_t x)
     const vf_t magic = vector_set(0x1.8p23f); /* adding it rounds to an integer in the low bits */
     const vf_t shifted = x + magic;
     const vf_t p = vector_exp2_polynomial(x - (shifted - magic));
-    const vf_t scaled = (vf_t)((vi_t)p + (((vi_t)shifted - (vi_t)magic) << 23));
+    const vf_t scaled = (vf_t)((vu_t)p + (((vu_t)shifted - (vu_t)magic) << 23));
     const vf_t flushed = vector_select(x < -126.0f, vector_set(0), scaled);
     return vector_select(x == x, flushed, x);
 #endif
@@ -67,10 +68,10 @@ VECTOR_INLINE vf_t vector_exp2(vf_t x)
 /* Cephes tanhf: a polynomial below 0.625, where 1 - e would cancel, else from exp(-2|y|). */
 VECTOR_INLINE vf_t vector_tanh(vf_t y)
 {
-    const vi_t sign = (vi_t)y & INT32_MIN;
-    const vf_t magnitude = (vf_t)((vi_t)y & INT32_MAX);
+    const vu_t sign = (vu_t)y & 0x80000000u;
+    const vf_t magnitude = (vf_t)((vu_t)y & 0x7fffffffu);
     const vf_t e = vector_exp2(magnitude * -2.8853900817779268f);
-    const vf_t large = (vf_t)((vi_t)((1.0f - e) / (1.0f + e)) | sign);
+    const vf_t large = (vf_t)((vu_t)((1.0f - e) / (1.0f + e)) | sign);
     const vf_t z = y * y;
     vf_t p = vector_set(-5.70498872745e-3f);
     p = p * z + 2.06390887954e-2f;

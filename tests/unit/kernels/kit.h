@@ -35,6 +35,13 @@ attn_judgement_t kit_judge(kit_t *kit);
 /* The same with a sentence in case it fails: what the request was and by how much. */
 void kit_expect_pass(kit_t *kit, const char *who);
 
+/* Sanitizers slow the inner loops down tenfold: fewer of the picked cases there. */
+#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
+enum { KIT_SLOW = 5 };
+#else
+enum { KIT_SLOW = 1 };
+#endif
+
 extern const char *const kit_isas[];
 enum { KIT_ISAS = 3 };
 
