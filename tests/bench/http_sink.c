@@ -12,7 +12,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
-#define BUFFERS 16
+#define BUFFERS 40
 
 static struct {
     pthread_mutex_t lock;
