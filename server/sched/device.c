@@ -21,6 +21,7 @@
 #define SHORT_LIFE_NS (100 * ATTN_NS_PER_MS)
 #define BACK_OFF_NS (25 * ATTN_NS_PER_MS)
 #define BACK_OFF_MAX_NS (5 * ATTN_NS_PER_S)
+#define LOST_RETRY_NS (30 * ATTN_NS_PER_S)
 enum { FAILURES_MAX = 10, LAB_FAILURES_MAX = 3 };
 
 static void ready_update(attn_sched_t *sched)
@@ -42,19 +43,21 @@ static void state_set(attn_sched_t *sched, attn_sched_device_t *device, attn_dev
 {
     if (device->state == ATTN_DEVICE_READY && state != ATTN_DEVICE_READY)
         device->down_ns = now_ns;
-    if (device->state != ATTN_DEVICE_LOST)
-        device->state = state;
+    device->state = device->gone ? ATTN_DEVICE_LOST : state;
     ready_update(sched);
     attn_sched_publish(sched, now_ns);
 }
 
-/* A start that came to nothing: wait longer before each further one; in the end the device is lost. */
+/* A start that came to nothing: wait longer before each further one. In the end the device is lost: nothing waits for
+ * it any longer, but every half minute it is tried again, for what failed may have been the machine's. */
 static void failed_to_start(attn_sched_t *sched, attn_sched_device_t *device, attn_lane_t lane, int64_t now_ns)
 {
     uint32_t failures = ++device->failures[lane];
     int64_t wait = failures > 8 ? BACK_OFF_MAX_NS : BACK_OFF_NS << (failures - 1);
     device->start_ns[lane] = now_ns + (wait > BACK_OFF_MAX_NS ? BACK_OFF_MAX_NS : wait);
-    if (lane == ATTN_LANE_SERVE && failures >= FAILURES_MAX) {
+    if (lane == ATTN_LANE_SERVE && failures >= FAILURES_MAX)
+        device->start_ns[lane] = now_ns + LOST_RETRY_NS;
+    if (lane == ATTN_LANE_SERVE && failures == FAILURES_MAX) {
         state_set(sched, device, ATTN_DEVICE_LOST, now_ns);
         ATTN_LOG(ATTN_LOG_ERROR, "device lost", attn_log_text("device", device->argument),
                  attn_log_text("why", device->why));
@@ -126,7 +129,7 @@ void attn_sched_worker_hello(attn_sched_t *sched, attn_sched_device_t *device, a
     worker->ready_ns = worker->idle_since_ns = now_ns;
     if (lane == ATTN_LANE_LAB)
         return;
-    bool first = !device->known;
+    bool first = !device->known || device->state == ATTN_DEVICE_LOST;
     hello_take(sched, device, &hello);
     device->known = true;
     state_set(sched, device, ATTN_DEVICE_READY, now_ns);
@@ -154,11 +157,12 @@ void attn_sched_worker_reaped(attn_sched_t *sched, attn_sched_device_t *device, 
         attn_sched_judge_death(sched, device, lane, &death, now_ns);
     attn_worker_end_t end = worker->end;
     attn_worker_close(worker);
-    if (atomic_load(&sched->stop) || device->state == ATTN_DEVICE_LOST)
+    if (atomic_load(&sched->stop) || device->gone)
         return;
     if (lane == ATTN_LANE_SERVE) {
         device->restarts++;
-        state_set(sched, device, device->known ? ATTN_DEVICE_RESTARTING : ATTN_DEVICE_STARTING, now_ns);
+        if (device->state != ATTN_DEVICE_LOST)
+            state_set(sched, device, device->known ? ATTN_DEVICE_RESTARTING : ATTN_DEVICE_STARTING, now_ns);
     }
     if (lived || from_outside || (was_ready && end != ATTN_END_NONE))
         device->failures[lane] = 0;
@@ -168,8 +172,9 @@ void attn_sched_worker_reaped(attn_sched_t *sched, attn_sched_device_t *device, 
 
 static void worker_lost(attn_sched_t *sched, attn_sched_device_t *device, attn_lane_t lane, int64_t now_ns)
 {
-    if (device->state == ATTN_DEVICE_LOST && !device->worker[lane].job)
+    if (device->gone && !device->worker[lane].job)
         return;
+    device->gone = true;
     attn_sched_judge_lost(sched, device, lane);
     state_set(sched, device, ATTN_DEVICE_LOST, now_ns);
     attn_sched_reconsider(sched);
@@ -195,7 +200,7 @@ static void job_watch(attn_sched_t *sched, attn_sched_device_t *device, attn_lan
 static int64_t worker_tick(attn_sched_t *sched, attn_sched_device_t *device, attn_lane_t lane, int64_t now_ns)
 {
     attn_worker_t *worker = &device->worker[lane];
-    bool stopping = atomic_load(&sched->stop) || device->state == ATTN_DEVICE_LOST;
+    bool stopping = atomic_load(&sched->stop) || device->gone;
     switch (worker->state) {
     case ATTN_WORKER_NONE:
         if (stopping || lane == ATTN_LANE_LAB)
@@ -248,8 +253,7 @@ bool attn_sched_workers_gone(const attn_sched_t *sched)
         for (int lane = 0; lane < ATTN_LANES; lane++)
             /* One that cannot be reaped is left behind. */
             if (sched->device[i].worker[lane].state != ATTN_WORKER_NONE &&
-                (sched->device[i].worker[lane].state != ATTN_WORKER_ENDING ||
-                 sched->device[i].state != ATTN_DEVICE_LOST))
+                (sched->device[i].worker[lane].state != ATTN_WORKER_ENDING || !sched->device[i].gone))
                 return false;
     return true;
 }

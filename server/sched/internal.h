@@ -20,6 +20,7 @@ typedef struct attn_sched_device {
     uint32_t index;
     attn_device_argument_t argument;
     attn_device_state_t state;
+    bool gone;  /* lost with a worker that cannot be reaped: for good */
     bool known; /* a worker has said hello once; `about` stays valid while one restarts */
     attn_device_t about;
     char driver[32];

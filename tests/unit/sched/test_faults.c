@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -249,6 +250,39 @@ START_TEST(worker_that_never_starts)
 }
 END_TEST
 
+/* Three starts that come to nothing cost a moment, not the device; the request waits. */
+START_TEST(worker_that_starts_at_the_fourth_try)
+{
+    char folder[] = "/tmp/test-sched-XXXXXX", path[64], count[64];
+    ck_assert_ptr_nonnull(mkdtemp(folder));
+    snprintf(path, sizeof path, "%s/worker", folder);
+    snprintf(count, sizeof count, "%s/count", folder);
+    FILE *script = fopen(path, "w");
+    ck_assert_ptr_nonnull(script);
+    fprintf(script, "#!/bin/sh\necho x >>%s\n[ $(wc -l <%s) -gt 3 ] || exit 1\nexec %s \"$@\"\n", count, count,
+            TEST_WORKER_PATH);
+    fclose(script);
+    ck_assert_int_eq(chmod(path, 0700), 0);
+    attn_admit_options_t admit_options = {.arena_bytes = 8 << 20};
+    harness_t slow;
+    attn_error_t err;
+    ck_assert_int_eq(attn_admit_create(&admit_options, &slow.admit, &err), ATTN_OK);
+    attn_sched_options_t options = {.worker_path = path, .devices = "cpu", .admit = slow.admit};
+    ck_assert_int_eq(attn_sched_start(&options, &slow.sched, &err), ATTN_OK);
+    job_t *job = job_make(&slow, "cpu", 8);
+    ck_assert_msg(job_run(&slow, job) == ATTN_OK, "%s", JOB_SAYS(job));
+    job_free(job);
+    attn_sched_view_t view;
+    attn_sched_view(slow.sched, &view);
+    ck_assert_uint_eq(view.devices[0].restarts, 3);
+    ck_assert_int_eq(view.devices[0].state, ATTN_DEVICE_READY);
+    harness_stop(&slow);
+    unlink(path);
+    unlink(count);
+    rmdir(folder);
+}
+END_TEST
+
 int main(void)
 {
     Suite *suite = suite_create("sched_faults");
@@ -280,6 +314,7 @@ int main(void)
     TCase *bare = tcase_create("bare");
     tcase_set_timeout(bare, 30);
     tcase_add_test(bare, worker_that_never_starts);
+    tcase_add_test(bare, worker_that_starts_at_the_fourth_try);
     suite_add_tcase(suite, bare);
     SRunner *runner = srunner_create(suite);
     srunner_run_all(runner, CK_NORMAL);
