@@ -17,9 +17,11 @@ static const attn_variant_t *const kernels[] = {&reference, &attn_variant_unifie
 
 /* Test-only variants that do something on the GPU rather than in their launch. */
 static const attn_variant_t device_faults[] = {
-    {&attn_fault_infos[0], NULL, attn_cuda_null_launch},  {&attn_fault_infos[3], NULL, attn_cuda_spin_launch},
-    {&attn_fault_infos[4], NULL, attn_cuda_spin_launch},  {&attn_fault_infos[10], NULL, attn_cuda_oob_launch},
-    {&attn_fault_infos[11], NULL, attn_cuda_write_input_launch},
+    {&attn_fault_infos[ATTN_FAULT_NULL], NULL, attn_cuda_null_launch},
+    {&attn_fault_infos[ATTN_FAULT_SPIN], NULL, attn_cuda_spin_launch},
+    {&attn_fault_infos[ATTN_FAULT_SPIN_SERVE], NULL, attn_cuda_spin_launch},
+    {&attn_fault_infos[ATTN_FAULT_OOB], NULL, attn_cuda_oob_launch},
+    {&attn_fault_infos[ATTN_FAULT_WRITE_INPUT], NULL, attn_cuda_write_input_launch},
 };
 
 const attn_variant_t *attn_cuda_variant_find(const char *name)

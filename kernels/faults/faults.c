@@ -165,16 +165,16 @@ static attn_status_t fault_garbage(const attn_group_t *group, const attn_exec_t 
     return ATTN_OK;
 }
 
-static const attn_variant_t variants[] = {
-    {&attn_fault_infos[0], NULL, fault_null},     {&attn_fault_infos[1], NULL, fault_sleep},
-    {&attn_fault_infos[2], NULL, fault_error},    {&attn_fault_infos[3], NULL, fault_spin},
-    {&attn_fault_infos[4], NULL, fault_spin},     {&attn_fault_infos[5], NULL, fault_abort},
-    {&attn_fault_infos[6], NULL, fault_abort},    {&attn_fault_infos[7], NULL, fault_abort_once},
-    {&attn_fault_infos[8], NULL, fault_exit},     {&attn_fault_infos[9], NULL, fault_kill},
-    {&attn_fault_infos[10], NULL, fault_oob},     {&attn_fault_infos[11], NULL, fault_write_input},
-    {&attn_fault_infos[12], NULL, fault_garbage}, {&attn_fault_infos[13], NULL, fault_garbage},
+#define FAULT_RUNS(id, launch_function) [id] = {.info = &attn_fault_infos[id], .launch = (launch_function)}
+static const attn_variant_t variants[ATTN_FAULT_COUNT] = {
+    FAULT_RUNS(ATTN_FAULT_NULL, fault_null),         FAULT_RUNS(ATTN_FAULT_SLEEP, fault_sleep),
+    FAULT_RUNS(ATTN_FAULT_ERROR, fault_error),       FAULT_RUNS(ATTN_FAULT_SPIN, fault_spin),
+    FAULT_RUNS(ATTN_FAULT_SPIN_SERVE, fault_spin),   FAULT_RUNS(ATTN_FAULT_ABORT, fault_abort),
+    FAULT_RUNS(ATTN_FAULT_ABORT_SERVE, fault_abort), FAULT_RUNS(ATTN_FAULT_ABORT_ONCE, fault_abort_once),
+    FAULT_RUNS(ATTN_FAULT_EXIT, fault_exit),         FAULT_RUNS(ATTN_FAULT_KILL_SERVE, fault_kill),
+    FAULT_RUNS(ATTN_FAULT_OOB, fault_oob),           FAULT_RUNS(ATTN_FAULT_WRITE_INPUT, fault_write_input),
+    FAULT_RUNS(ATTN_FAULT_GARBAGE, fault_garbage),   FAULT_RUNS(ATTN_FAULT_GARBAGE_SERVE, fault_garbage),
 };
-_Static_assert(sizeof variants / sizeof variants[0] == ATTN_FAULT_COUNT, "a row without an implementation");
 
 const attn_variant_t *attn_fault_variant_find(const char *name)
 {

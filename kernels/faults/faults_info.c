@@ -20,18 +20,24 @@ static double fault_cost_us(const attn_need_t *need, const attn_device_t *device
     }
 
 const attn_variant_info_t attn_fault_infos[ATTN_FAULT_COUNT] = {
-    FAULT_ROW("null", ATTN_CLASS_SERVE, "test: no kernel; O and LSE are zero (CPU) or undefined (GPU)"),
-    FAULT_ROW("test_sleep", ATTN_CLASS_SERVE, "test: sleeps sm_scale seconds in pieces of 5 ms, O is zero"),
-    FAULT_ROW("test_error", ATTN_CLASS_SERVE, "test: returns INTERNAL"),
-    FAULT_ROW("test_spin", ATTN_CLASS_LAB, "test: never returns"),
-    FAULT_ROW("test_spin_serve", ATTN_CLASS_SERVE, "test: never returns, in the shared worker"),
-    FAULT_ROW("test_abort", ATTN_CLASS_LAB, "test: writes a line to stderr and aborts"),
-    FAULT_ROW("test_abort_serve", ATTN_CLASS_SERVE, "test: aborts in the shared worker"),
-    FAULT_ROW("test_abort_once", ATTN_CLASS_SERVE, "test: aborts on the first attempt, then O is zero (CPU)"),
-    FAULT_ROW("test_exit", ATTN_CLASS_LAB, "test: ends its process with exit status 7"),
-    FAULT_ROW("test_kill_serve", ATTN_CLASS_SERVE, "test: SIGKILLs its own process, as the OOM killer would"),
-    FAULT_ROW("test_oob", ATTN_CLASS_LAB, "test: writes past the end of O"),
-    FAULT_ROW("test_write_input", ATTN_CLASS_LAB, "test: writes to its input K"),
-    FAULT_ROW("test_garbage", ATTN_CLASS_LAB, "test: fills its worker's completion ring with garbage"),
-    FAULT_ROW("test_garbage_serve", ATTN_CLASS_SERVE, "test: the same in the shared worker"),
+    [ATTN_FAULT_NULL] = FAULT_ROW("null", ATTN_CLASS_SERVE, "test: no kernel; O and LSE are zero"),
+    [ATTN_FAULT_SLEEP] =
+        FAULT_ROW("test_sleep", ATTN_CLASS_SERVE, "test: sleeps sm_scale seconds in pieces of 5 ms, O is zero"),
+    [ATTN_FAULT_ERROR] = FAULT_ROW("test_error", ATTN_CLASS_SERVE, "test: returns INTERNAL"),
+    [ATTN_FAULT_SPIN] = FAULT_ROW("test_spin", ATTN_CLASS_LAB, "test: never returns"),
+    [ATTN_FAULT_SPIN_SERVE] =
+        FAULT_ROW("test_spin_serve", ATTN_CLASS_SERVE, "test: never returns, in the shared worker"),
+    [ATTN_FAULT_ABORT] = FAULT_ROW("test_abort", ATTN_CLASS_LAB, "test: writes a line to stderr and aborts"),
+    [ATTN_FAULT_ABORT_SERVE] = FAULT_ROW("test_abort_serve", ATTN_CLASS_SERVE, "test: aborts in the shared worker"),
+    [ATTN_FAULT_ABORT_ONCE] =
+        FAULT_ROW("test_abort_once", ATTN_CLASS_SERVE, "test: aborts on the first attempt, then O is zero (CPU)"),
+    [ATTN_FAULT_EXIT] = FAULT_ROW("test_exit", ATTN_CLASS_LAB, "test: ends its process with exit status 7"),
+    [ATTN_FAULT_KILL_SERVE] =
+        FAULT_ROW("test_kill_serve", ATTN_CLASS_SERVE, "test: SIGKILLs its own process, as the OOM killer would"),
+    [ATTN_FAULT_OOB] = FAULT_ROW("test_oob", ATTN_CLASS_LAB, "test: writes past the end of O"),
+    [ATTN_FAULT_WRITE_INPUT] = FAULT_ROW("test_write_input", ATTN_CLASS_LAB, "test: writes to its input K"),
+    [ATTN_FAULT_GARBAGE] =
+        FAULT_ROW("test_garbage", ATTN_CLASS_LAB, "test: fills its worker's completion ring with garbage"),
+    [ATTN_FAULT_GARBAGE_SERVE] =
+        FAULT_ROW("test_garbage_serve", ATTN_CLASS_SERVE, "test: the same in the shared worker"),
 };
