@@ -11,15 +11,30 @@
 #include "attn/spec.h"
 #include "cpu/isa.h"
 
-static bool bench_file(const char *folder, const char *name, const char *mode, void *data, uint64_t bytes)
+static FILE *bench_open(const char *folder, const char *name, const char *mode)
 {
     char path[4096];
     snprintf(path, sizeof path, "%s/%s", folder, name);
-    FILE *file = fopen(path, mode);
+    return fopen(path, mode);
+}
+
+static bool bench_read(const char *folder, const char *name, void *data, uint64_t bytes)
+{
+    FILE *file = bench_open(folder, name, "r");
     if (!file)
         return false;
-    const bool done = (*mode == 'r' ? fread(data, 1, bytes, file) : fwrite(data, 1, bytes, file)) == bytes;
-    return (fclose(file) == 0) & done;
+    const bool done = fread(data, 1, bytes, file) == bytes;
+    fclose(file);
+    return done;
+}
+
+static bool bench_write(const char *folder, const char *name, const void *data, uint64_t bytes)
+{
+    FILE *file = bench_open(folder, name, "w");
+    if (!file)
+        return false;
+    const bool done = fwrite(data, 1, bytes, file) == bytes;
+    return fclose(file) == 0 && done;
 }
 
 static double bench_now_us(void)
@@ -52,8 +67,8 @@ int main(int argc, char **argv)
     }
     const attn_addresses_t at = {
         .q = malloc(sizes.q), .k = malloc(sizes.k), .v = malloc(sizes.v), .o = malloc(sizes.o)};
-    if (!at.q || !at.k || !at.v || !at.o || !bench_file(argv[1], "q", "r", at.q, sizes.q) ||
-        !bench_file(argv[1], "k", "r", at.k, sizes.k) || !bench_file(argv[1], "v", "r", at.v, sizes.v)) {
+    if (!at.q || !at.k || !at.v || !at.o || !bench_read(argv[1], "q", at.q, sizes.q) ||
+        !bench_read(argv[1], "k", at.k, sizes.k) || !bench_read(argv[1], "v", at.v, sizes.v)) {
         fprintf(stderr, "cannot read q, k and v from %s\n", argv[1]);
         return 2;
     }
@@ -73,7 +88,7 @@ int main(int argc, char **argv)
             return 1;
         }
         const double took = bench_now_us() - start;
-        if (first && !bench_file(argv[1], "o", "w", at.o, sizes.o))
+        if (first && !bench_write(argv[1], "o", at.o, sizes.o))
             return 1;
         printf("%.1f\n", took);
         fflush(stdout);

@@ -235,8 +235,9 @@ static void truth_compare(request_t *r, const char *name)
     check(o <= 1e-11, "%s: O64 differs from the CPU's by %g", name, o);
     check(lse <= 1e-12, "%s: LSE64 differs from the CPU's by %g", name, lse);
     /* The same formula with fp32 sums in another grouping: not the same bits, the same size. */
-    double slack = r->spec.dtype == ATTN_DTYPE_F32 ? 1.5 : 1.05;
-    check(sum_a <= slack * sum_b && sum_b <= slack * sum_a, "%s: plain formula's mean row error %g, the CPU's %g", name,
+    bool fp32 = r->spec.dtype == ATTN_DTYPE_F32; /* where the CPU's has the floor of attn/accuracy.h */
+    double slack = fp32 ? 1.5 : 1.05;
+    check(sum_a <= slack * sum_b && (fp32 || sum_b <= slack * sum_a), "%s: plain formula's mean row error %g, the CPU's %g", name,
           sum_a / (double)a.rows, sum_b / (double)a.rows);
     check(*a.naive_max_abs <= 2 * *b.naive_max_abs && *b.naive_max_abs <= 2 * *a.naive_max_abs,
           "%s: plain formula's worst error %g, the CPU's %g", name, *a.naive_max_abs, *b.naive_max_abs);
