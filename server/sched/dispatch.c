@@ -90,16 +90,26 @@ static size_t devices_offered(const attn_sched_t *sched, const attn_device_t *re
     return count;
 }
 
-/* FILL, TRUTH and JUDGE run on any device. They are judged by what `reference` would cost there. */
+/* Devices share work when they are about as fast for it: beside a GPU, the CPU is not a place to wait less. */
+static bool as_fast(const attn_variant_info_t *info, const attn_need_t *need, const attn_device_t *about,
+                    double best_us)
+{
+    return info->cost_us(need, about) <= 2 * best_us;
+}
+
+/* FILL, TRUTH and JUDGE run on every device that is about as fast as the fastest, by what `reference` costs there. */
 static void choose_for_operation(attn_sched_t *sched, attn_request_t *request, const attn_need_t *need,
                                  const attn_device_t *const *offered, size_t count)
 {
     const attn_variant_info_t *reference = attn_variant_find("reference");
-    request->sched.cost_us = need->bytes / 100.0; /* 100 MB/s */
-    if (request->op == ATTN_OP_TRUTH && reference)
-        request->sched.cost_us += 4 * reference->cost_us(need, offered[0]);
+    double best_us = reference->cost_us(need, offered[0]);
+    for (size_t i = 1; i < count; i++)
+        if (reference->cost_us(need, offered[i]) < best_us)
+            best_us = reference->cost_us(need, offered[i]);
     for (size_t i = 0; i < count; i++)
-        request->sched.devices |= 1u << device_of(sched, offered[i])->index;
+        if (as_fast(reference, need, offered[i], best_us))
+            request->sched.devices |= 1u << device_of(sched, offered[i])->index;
+    request->sched.cost_us = need->bytes / 100.0 + (request->op == ATTN_OP_TRUTH ? 8 * best_us : 0); /* 100 MB/s */
     request->sched.lab = request->force_lab || request->sched.faults > 0;
 }
 
@@ -113,6 +123,7 @@ static attn_status_t choose_variant(attn_sched_t *sched, attn_request_t *request
         return status;
     for (size_t i = 0; i < count; i++)
         if (i == choice.device || (attn_variant_supports(choice.variant, need, offered[i], NULL) == ATTN_OK &&
+                                   as_fast(choice.variant, need, offered[i], choice.cost_us) &&
                                    !blocked(choice.variant, offered[i], sched, (char[160]){0}, 160)))
             request->sched.devices |= 1u << device_of(sched, offered[i])->index;
     request->outcome.variant = choice.variant;
