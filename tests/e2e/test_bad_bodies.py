@@ -218,7 +218,8 @@ def test_x_attn_three_million_empty_submessages(start, pb):
     compare = b"\x1a\x00" * (3 << 19)
     for path in ("/v1/attention", "/v1/compare"):
         check(d.post(path, wire.xattn(compare, b""), wire.XATTN), (400, 413))
-    assert daemon.private_kib(d.pid) - before < 32 * 1024
+    # Sanitizers keep what was freed.
+    assert daemon.private_kib(d.pid) - before < 32 * 1024 * daemon.SLOW
 
 
 SLICES = {
