@@ -303,6 +303,29 @@ START_TEST(null_engine_runs_anything)
 }
 END_TEST
 
+/* Two devices: while one is busy the other takes what it can run. */
+START_TEST(devices_share_the_work)
+{
+    harness_t two;
+    harness_start(&two, "cpu,null", 0);
+    attn_sched_view_t view;
+    WAIT_FOR((attn_sched_view(two.sched, &view),
+              view.devices[0].state == ATTN_DEVICE_READY && view.devices[1].state == ATTN_DEVICE_READY));
+    ck_assert_uint_eq(view.device_count, 2);
+    job_t *slow = job_make(&two, "test_sleep", 8), *quick = job_make(&two, "null", 8);
+    slow->request.spec.sm_scale = 0.5f;
+    job_submit(&two, slow);
+    ck_assert_msg(job_run(&two, quick) == ATTN_OK, "%s", JOB_SAYS(quick));
+    ck_assert(!slow->done);
+    ck_assert_str_eq(quick->request.outcome.device, "NULL");
+    job_wait(slow);
+    ck_assert_str_eq(slow->request.outcome.device, "CPU");
+    job_free(slow);
+    job_free(quick);
+    harness_stop(&two);
+}
+END_TEST
+
 START_TEST(wrong_devices_are_refused)
 {
     attn_admit_options_t admit_options = {.arena_bytes = 8 << 20};
@@ -357,6 +380,7 @@ int main(void)
     suite_add_tcase(suite, null);
     TCase *bare = tcase_create("bare");
     tcase_set_timeout(bare, 30);
+    tcase_add_test(bare, devices_share_the_work);
     tcase_add_test(bare, wrong_devices_are_refused);
     suite_add_tcase(suite, bare);
     SRunner *runner = srunner_create(suite);
