@@ -94,6 +94,11 @@ static void process_setup(const options_t *options)
     setrlimit(RLIMIT_CORE, &core);
     file_write("/proc/self/oom_score_adj", options->run_class == ATTN_CLASS_LAB ? "800" : "500");
     signal(SIGPIPE, SIG_IGN);
+    /* A stop of the whole service or container reaches workers too, and they are needed for the drain: they end when
+     * the front closes the control socket, or by SIGKILL. */
+    signal(SIGTERM, SIG_IGN);
+    signal(SIGINT, SIG_IGN);
+    signal(SIGHUP, SIG_IGN);
     setvbuf(stderr, NULL, _IOLBF, 0);
 }
 

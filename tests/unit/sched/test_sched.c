@@ -235,9 +235,11 @@ START_TEST(drain_serves_then_refuses)
     attn_sched_drain_begin(shared.sched);
     ck_assert(!attn_sched_ready(shared.sched));
     job_submit(&shared, slow);
+    kill(harness_serve_pid(&shared), SIGTERM); /* as a service manager that stops the whole group does */
     attn_sched_drain_finish(shared.sched, 5000);
     ck_assert(slow->done);
     ck_assert_int_eq(slow->request.outcome.error.status, ATTN_OK);
+    ck_assert_uint_eq(slow->request.outcome.attempts, 1);
     ck_assert_int_eq(job_run(&shared, late), ATTN_ERR_UNAVAILABLE);
     job_free(slow);
     job_free(late);
