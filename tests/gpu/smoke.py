@@ -174,6 +174,23 @@ def test_latency(daemon):
         print(f"{variant} 1x{s}x{s} {h_q}/{h_kv} d128 from Python, one caller: p50 {statistics.median(times):.0f} us; inside {about}")
 
 
+def test_load(daemon, binaries):
+    """With the load client of tests/bench where it was brought along: latency and rate without Python's own time."""
+    client = os.path.join(binaries, "http_load")
+    if not os.path.exists(client):
+        return
+    file = os.path.join(daemon.directory.name, "body")
+    for variant, s, h_q, h_kv in (("null", 64, 8, 2), ("unified", 64, 8, 2), ("unified", 1024, 32, 8), ("unified", 4096, 32, 8)):
+        with open(file, "wb") as out:
+            out.write(safetensors({"q": [1, s, h_q, 128], "k": [1, s, h_kv, 128], "v": [1, s, h_kv, 128]}))
+        for connections in (1, 16):
+            command = [client, "--port", str(daemon.port), "--path", f"/v1/attention?variant={variant}", "--body", file]
+            command += ["--type", "application/safetensors", "--connections", str(connections), "--seconds", "1", "--warmup", "0.3"]
+            load = subprocess.run(command, capture_output=True, text=True)
+            check(load.returncode == 0, f"load: {load.stderr[:300]}")
+            print(f"{variant} 1x{s}x{s} {h_q}/{h_kv} d128, {connections} callers: {load.stdout.strip()}")
+
+
 def parse_metadata(body):
     (n,) = struct.unpack_from("<Q", body)
     about = json.loads(body[8 : 8 + n])["__metadata__"]
@@ -214,6 +231,7 @@ def main():
         test_real_input(daemon, path)
         test_compare(daemon, path)
         test_latency(daemon)
+        test_load(daemon, binaries)
         test_faults(daemon, path)
     finally:
         status, log = daemon.stop()
