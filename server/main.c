@@ -24,6 +24,8 @@
 
 extern char **environ;
 
+#define DRAIN_LOOK_MS 10
+#define ANSWERS_MS 1000 /* for the last answers to leave */
 #define COMPARE_JOBS_MAX 64
 #define COMPARE_KEEP_S 600
 
@@ -153,13 +155,19 @@ static attn_status_t parts_start(daemon_parts_t *parts, attn_error_t *err)
     return status;
 }
 
+/* Calls that wait for a job or a request are answered by the ends of compare and scheduler, so the door ends last. */
 static void parts_stop(daemon_parts_t *parts)
 {
-    attn_http_stop(parts->http);
     attn_compare_stop(parts->front.compare);
     if (parts->front.sched != NULL) {
         attn_sched_drain_finish(parts->front.sched, 0);
         attn_sched_stop(parts->front.sched);
+    }
+    if (!attn_http_stop(parts->http)) {
+        ATTN_LOG(ATTN_LOG_ERROR, "a request was never answered; ending without it",
+                 attn_log_integer("calls", attn_http_calls(parts->http)));
+        attn_log_stop();
+        _exit(1); /* threads of the door still use what would be torn down */
     }
     attn_admit_destroy(parts->front.admit);
 }
@@ -194,6 +202,13 @@ static bool wait_signal(const sigset_t *signals, int64_t timeout_ms)
     }
 }
 
+static bool all_done(const daemon_parts_t *parts)
+{
+    attn_compare_counts_t jobs;
+    attn_compare_count(parts->front.compare, &jobs);
+    return jobs.active == 0 && attn_http_calls(parts->http) == 0;
+}
+
 static void drain(daemon_parts_t *parts, const sigset_t *signals)
 {
     const attn_options_t *options = parts->front.options;
@@ -202,16 +217,17 @@ static void drain(daemon_parts_t *parts, const sigset_t *signals)
     attn_sched_drain_begin(parts->front.sched);
     attn_http_drain_begin(parts->http);
     bool hastened = options->drain_delay_ms > 0 && wait_signal(signals, options->drain_delay_ms);
-    int64_t timeout_ms = hastened ? 0 : options->drain_timeout_ms;
     ATTN_LOG(ATTN_LOG_INFO, "draining: refusing new work, finishing the rest",
-             attn_log_integer("timeout_ms", timeout_ms));
-    int64_t until = attn_clock_ns() + timeout_ms * ATTN_NS_PER_MS;
+             attn_log_integer("timeout_ms", options->drain_timeout_ms), attn_log_bool("hastened", hastened));
     attn_http_drain_refuse(parts->http);
-    attn_compare_drain(parts->front.compare, (int)timeout_ms);
-    int64_t left = (until - attn_clock_ns()) / ATTN_NS_PER_MS;
-    attn_sched_drain_finish(parts->front.sched, (int)(left > 0 ? left : 0));
-    left = (until - attn_clock_ns()) / ATTN_NS_PER_MS;
-    attn_http_drain_finish(parts->http, (int)(left > 0 ? left : 0));
+    int64_t until = attn_clock_ns() + options->drain_timeout_ms * ATTN_NS_PER_MS;
+    while (!hastened && !all_done(parts) && attn_clock_ns() < until) {
+        hastened = wait_signal(signals, DRAIN_LOOK_MS);
+    }
+    /* What is left is cancelled, and its callers are told. */
+    attn_compare_drain(parts->front.compare, 0);
+    attn_sched_drain_finish(parts->front.sched, 0);
+    attn_http_drain_finish(parts->http, ANSWERS_MS);
 }
 
 static void log_unknown_variables(void)

@@ -189,23 +189,34 @@ void attn_http_drain_refuse(attn_http_t *http)
     http_watch_refuse_bodies(http);
 }
 
+uint32_t attn_http_calls(const attn_http_t *http)
+{
+    return atomic_load(&http->open_calls);
+}
+
 void attn_http_drain_finish(attn_http_t *http, int timeout_ms)
 {
-    if (!calls_end(http, attn_clock_ns() + timeout_ms * ATTN_NS_PER_MS)) {
-        http_watch_cut_all(http);
-        /* A parked call is answered by its owner; with the socket shut down the rest ends at once. */
+    bool ended = calls_end(http, attn_clock_ns() + timeout_ms * ATTN_NS_PER_MS);
+    atomic_store(&http->closed, true);
+    http_watch_cut_all(http);
+    if (!ended) {
         calls_end(http, attn_clock_ns() + 2 * ATTN_NS_PER_S);
     }
 }
 
-void attn_http_stop(attn_http_t *http)
+bool attn_http_stop(attn_http_t *http)
 {
     if (http == NULL) {
-        return;
+        return true;
+    }
+    atomic_store(&http->closed, true);
+    if (!calls_end(http, attn_clock_ns() + 5 * ATTN_NS_PER_S)) {
+        return false;
     }
     door_close(&http->probes);
     door_close(&http->main);
     http_watch_stop(http);
     pthread_mutex_destroy(&http->lock);
     free(http);
+    return true;
 }

@@ -105,10 +105,14 @@ uint16_t attn_http_metrics_port(const attn_http_t *http); /* 0 = off */
 void attn_http_drain_begin(attn_http_t *http);
 /* No new connections; new requests and bodies that still arrive get 503 at once, probes and metrics their answer. */
 void attn_http_drain_refuse(attn_http_t *http);
-/* After drain_refuse: waits until no call is open or timeout_ms has passed, then closes what is left. Parked calls must
- * be answered by their owners meanwhile. */
+uint32_t attn_http_calls(const attn_http_t *http); /* requests whose answer is not yet on its way */
+
+/* After drain_refuse: waits until no call is open or timeout_ms has passed, then shuts every connection down and takes
+ * no further call at all: afterwards only parked calls and streams are left, for their owners to answer. */
 void attn_http_drain_finish(attn_http_t *http, int timeout_ms);
-/* After drain_finish, with no call parked. NULL is fine. */
-void attn_http_stop(attn_http_t *http);
+
+/* After drain_finish, and after the owners of parked calls have ended. False when a parked call is still not answered:
+ * the door's threads then run on (libmicrohttpd would abort the process). NULL is fine. */
+bool attn_http_stop(attn_http_t *http);
 
 #endif

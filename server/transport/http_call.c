@@ -201,6 +201,9 @@ enum MHD_Result http_on_access(void *cls, struct MHD_Connection *mhd, const char
     if (call == NULL || call->uri == NULL) {
         return MHD_NO; /* no memory */
     }
+    if (!call->seen_head && atomic_load(&call->door->http->closed)) {
+        return MHD_NO; /* what the handlers use is about to end */
+    }
     if (!call->seen_head) {
         return first_call(call, method, version);
     }

@@ -145,7 +145,7 @@ struct attn_http_call {
 struct attn_http {
     attn_front_t *front;
     http_door_t main, probes;
-    atomic_bool draining, refusing;
+    atomic_bool draining, refusing, closed;
     atomic_uint open_calls;
     pthread_mutex_t lock; /* the list of connections */
     http_conn_t **slots;

@@ -144,7 +144,7 @@ static void stop(void)
     attn_http_drain_refuse(http);
     fake_stop();
     attn_http_drain_finish(http, 500);
-    attn_http_stop(http);
+    ck_assert(attn_http_stop(http));
     ck_assert_uint_eq(tickets(), 0);
     attn_admit_destroy(front.admit);
 }
@@ -436,7 +436,7 @@ START_TEST(drain_answers_everyone)
     fake_stop();
     ck_assert_int_eq(answer_of(parked, text, sizeof text), 200);
     attn_http_drain_finish(http, 2000);
-    attn_http_stop(http);
+    ck_assert(attn_http_stop(http));
     ck_assert_uint_eq(tickets(), 0);
     attn_admit_destroy(front.admit);
     close(parked);
