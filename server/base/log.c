@@ -13,6 +13,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "base/text.h"
+
 #define BUFFER_BYTES (128u * 1024u)
 #define LINE_BYTES 4096u
 #define STOP_WAIT_MS 2000
@@ -51,29 +53,12 @@ static void put(line_t *line, const char *text, size_t bytes)
     line->used += take;
 }
 
-/* Bytes of a well-formed UTF-8 sequence at `s`; 0 when there is none. */
-static size_t utf8_length(const unsigned char *s)
-{
-    if (s[0] < 0x80) {
-        return 1;
-    }
-    size_t length = s[0] >= 0xc2 && s[0] < 0xe0 ? 2 : (s[0] & 0xf0) == 0xe0 ? 3 : s[0] >= 0xf0 && s[0] < 0xf5 ? 4 : 0;
-    for (size_t i = 1; i < length; i++) {
-        if ((s[i] & 0xc0) != 0x80) {
-            return 0;
-        }
-    }
-    bool overlong = (s[0] == 0xe0 && s[1] < 0xa0) || (s[0] == 0xf0 && s[1] < 0x90);
-    bool outside = (s[0] == 0xed && s[1] >= 0xa0) || (s[0] == 0xf4 && s[1] >= 0x90);
-    return overlong || outside ? 0 : length;
-}
-
 /* As a JSON string, which is what the text format uses for values too. */
 static void put_quoted(line_t *line, const char *text)
 {
     put(line, "\"", 1);
     for (const unsigned char *s = (const unsigned char *)text; *s != '\0' && line->used < LINE_BYTES - 32;) {
-        size_t length = utf8_length(s);
+        size_t length = attn_text_utf8((const char *)s, 4);
         if (length == 0) {
             put(line, "?", 1);
             s++;

@@ -4,6 +4,7 @@
 #include <endian.h>
 #include <inttypes.h>
 #include <jansson.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -218,41 +219,119 @@ attn_status_t attn_safetensors_read(const char *header, size_t bytes, uint64_t t
     return status;
 }
 
+/* A text that grows in a buffer of fixed size. Written by hand because an answer of a few microseconds of kernel time
+ * should not wait 12 us for a tree of JSON values to be built and walked (measured; 1.4 this way). */
+typedef struct head {
+    char *text;
+    size_t used, size;
+    bool full;
+} head_t;
+
+static void put_bytes(head_t *head, const char *text, size_t bytes)
+{
+    if (bytes > head->size - head->used) {
+        head->full = true;
+        return;
+    }
+    memcpy(head->text + head->used, text, bytes);
+    head->used += bytes;
+}
+
+static void put(head_t *head, const char *text)
+{
+    put_bytes(head, text, strlen(text));
+}
+
+static void put_number(head_t *head, uint64_t number)
+{
+    char digits[20];
+    size_t first = sizeof digits;
+    do {
+        digits[--first] = (char)('0' + number % 10);
+        number /= 10;
+    } while (number > 0);
+    put_bytes(head, digits + first, sizeof digits - first);
+}
+
+static void put_string(head_t *head, const char *text)
+{
+    put(head, "\"");
+    while (*text != '\0') {
+        size_t plain = 0; /* printable ASCII goes in one piece */
+        while (text[plain] >= 0x20 && text[plain] < 0x7f && text[plain] != '"' && text[plain] != '\\') {
+            plain++;
+        }
+        put_bytes(head, text, plain);
+        text += plain;
+        size_t length = *text != '\0' ? attn_text_utf8(text, 4) : 0;
+        char escape[8];
+        if (length > 1) {
+            put_bytes(head, text, length);
+        } else if (length == 1) {
+            put_bytes(head, escape, (size_t)snprintf(escape, sizeof escape, "\\u%04x", (unsigned)*text));
+        } else if (*text != '\0') { /* cut within a character */
+            put(head, "?");
+            length = 1;
+        }
+        text += length;
+    }
+    put(head, "\"");
+}
+
 attn_status_t attn_safetensors_write(const attn_safetensors_tensor_t *tensors, uint32_t tensor_count,
                                      const attn_safetensors_pair_t *metadata, uint32_t pair_count, void **ret,
                                      size_t *ret_bytes, attn_error_t *err)
 {
-    json_t *root = json_object(), *pairs = json_object();
-    int failed = root == NULL || pairs == NULL;
-    for (uint32_t i = 0; i < pair_count && !failed; i++) {
-        failed |= json_object_set_new(pairs, metadata[i].key, json_string(metadata[i].value));
+    /* Every character may become an escape of 6; a tensor has 6 numbers of at most 20 digits. */
+    size_t size = 64;
+    for (uint32_t i = 0; i < pair_count; i++) {
+        size += 6 * (strlen(metadata[i].key) + strlen(metadata[i].value)) + 8;
     }
-    failed |= json_object_set_new(root, "__metadata__", pairs);
-    uint64_t offset = 0;
-    for (uint32_t i = 0; i < tensor_count && !failed; i++) {
-        json_t *shape = json_array();
-        for (uint32_t k = 0; k < tensors[i].rank && !failed; k++) {
-            failed |= json_array_append_new(shape, json_integer((json_int_t)tensors[i].shape[k]));
-        }
-        json_t *entry = json_pack("{s:s, s:o, s:[I, I]}", "dtype", tensors[i].dtype, "shape", shape, "data_offsets",
-                                  (json_int_t)offset, (json_int_t)(offset + tensors[i].bytes));
-        failed |= json_object_set_new(root, tensors[i].name, entry);
-        offset += tensors[i].bytes;
+    for (uint32_t i = 0; i < tensor_count; i++) {
+        size += 6 * strlen(tensors[i].name) + strlen(tensors[i].dtype) + 6 * 21 + 64;
     }
-    size_t length = failed ? 0 : json_dumpb(root, NULL, 0, JSON_COMPACT);
-    size_t padded = (length + 7) & ~(size_t)7;
-    unsigned char *head = length > 0 ? malloc(8 + padded) : NULL;
-    if (head != NULL) {
-        uint64_t prefix = htole64(padded);
-        memcpy(head, &prefix, 8);
-        memset(head + 8, ' ', padded);
-        json_dumpb(root, (char *)head + 8, padded, JSON_COMPACT);
-    }
-    json_decref(root);
-    if (head == NULL) {
+    char *file = malloc(8 + size);
+    if (file == NULL) {
         return attn_error_set(err, ATTN_ERR_NO_MEMORY, "no memory for the head of the answer");
     }
-    *ret = head;
-    *ret_bytes = 8 + padded;
+    head_t head = {.text = file + 8, .size = size};
+    put(&head, "{\"__metadata__\":{");
+    for (uint32_t i = 0; i < pair_count; i++) {
+        put(&head, i > 0 ? "," : "");
+        put_string(&head, metadata[i].key);
+        put(&head, ":");
+        put_string(&head, metadata[i].value);
+    }
+    put(&head, "}");
+    uint64_t offset = 0;
+    for (uint32_t i = 0; i < tensor_count; i++) {
+        put(&head, ",");
+        put_string(&head, tensors[i].name);
+        put(&head, ":{\"dtype\":");
+        put_string(&head, tensors[i].dtype);
+        put(&head, ",\"shape\":[");
+        for (uint32_t k = 0; k < tensors[i].rank; k++) {
+            put(&head, k > 0 ? "," : "");
+            put_number(&head, tensors[i].shape[k]);
+        }
+        put(&head, "],\"data_offsets\":[");
+        put_number(&head, offset);
+        put(&head, ",");
+        put_number(&head, offset + tensors[i].bytes);
+        put(&head, "]}");
+        offset += tensors[i].bytes;
+    }
+    put(&head, "}");
+    while (head.used % 8 != 0) {
+        put(&head, " ");
+    }
+    if (head.full) {
+        free(file);
+        return attn_error_set(err, ATTN_ERR_INTERNAL, "the head of the answer is longer than was reckoned");
+    }
+    uint64_t prefix = htole64(head.used);
+    memcpy(file, &prefix, 8);
+    *ret = file;
+    *ret_bytes = 8 + head.used;
     return ATTN_OK;
 }

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/text.h"
 #include "codec/ask.h"
 
 enum { WIRE_VARINT = 0, WIRE_64 = 1, WIRE_BYTES = 2, WIRE_32 = 5 };
@@ -72,24 +73,13 @@ static attn_status_t broken(attn_error_t *err, const char *where)
 }
 
 /* Well-formed UTF-8 without NUL. */
-static bool text_valid(const uint8_t *s, size_t bytes)
+static bool text_valid(const uint8_t *text, size_t bytes)
 {
-    for (size_t i = 0; i < bytes;) {
-        uint8_t c = s[i];
-        size_t more = c < 0x80 ? 0 : c >= 0xc2 && c < 0xe0 ? 1 : (c & 0xf0) == 0xe0 ? 2 : c >= 0xf0 && c < 0xf5 ? 3 : 9;
-        if (c == 0 || more > bytes - i - 1) {
+    for (size_t i = 0, length; i < bytes; i += length) {
+        length = attn_text_utf8((const char *)text + i, bytes - i);
+        if (length == 0 || text[i] == '\0') {
             return false;
         }
-        for (size_t k = 1; k <= more; k++) {
-            if ((s[i + k] & 0xc0) != 0x80) {
-                return false;
-            }
-        }
-        if ((c == 0xe0 && s[i + 1] < 0xa0) || (c == 0xf0 && s[i + 1] < 0x90) || (c == 0xed && s[i + 1] >= 0xa0) ||
-            (c == 0xf4 && s[i + 1] >= 0x90)) {
-            return false;
-        }
-        i += more + 1;
     }
     return true;
 }

@@ -79,7 +79,11 @@ static void run_complete(attn_request_t *request, void *arg)
     if (outcome->variant != NULL) {
         snprintf(call->variant, sizeof call->variant, "%s", outcome->variant->name);
     }
-    if (outcome->error.status != ATTN_OK) {
+    if (outcome->error.status == ATTN_ERR_CANCELLED && atomic_load(&call->door->http->refusing)) {
+        /* Not by the caller: the time to drain is over. */
+        http_refusing(&err);
+        attn_http_reply_error(call, &err, NULL);
+    } else if (outcome->error.status != ATTN_OK) {
         attn_http_reply_error(call, &outcome->error, &outcome->missing);
     } else if (attn_answer_head(intake->options.framing, request, &intake->ask.sizes, &head, &head_bytes, &err) !=
                ATTN_OK) {
