@@ -15,6 +15,9 @@
 /* Pages of each arena that are touched ahead of the first job, in pieces: the first touch of 64 MiB costs 26 ms. */
 #define PREFAULT_PIECE (UINT64_C(1) << 20)
 #define PREFAULT_BYTES (UINT64_C(32) << 20)
+/* Workspace and problems (of 190 bytes each) that stay between jobs. */
+#define KEEP_BYTES ((size_t)64 << 20)
+#define KEEP_PROBLEMS 65536u
 
 struct attn_engine {
     attn_engine_setup_t setup;
@@ -168,14 +171,32 @@ static attn_status_t cpu_launch(attn_engine_t *engine, const attn_engine_job_t *
     return cpu_launches(engine, job, variant, &group, exec, ret, err);
 }
 
+/* What one huge request needed is not kept for the small ones after it. */
+static void cpu_trim(attn_engine_t *engine)
+{
+    if (engine->workspace_bytes > KEEP_BYTES) {
+        free(engine->workspace);
+        engine->workspace = NULL;
+        engine->workspace_bytes = 0;
+    }
+    if (engine->problem_room > KEEP_PROBLEMS) {
+        free(engine->problems);
+        engine->problems = NULL;
+        engine->problem_room = 0;
+    }
+}
+
 static attn_status_t cpu_run(attn_engine_t *engine, const attn_engine_job_t *job, attn_engine_result_t *ret,
                              attn_error_t *err)
 {
     attn_exec_t exec = {
         .device = &engine->device, .checkpoint = job->checkpoint, .checkpoint_arg = job->checkpoint_arg};
+    attn_status_t status;
     switch (job->op) {
     case ATTN_OP_RUN:
-        return cpu_launch(engine, job, &exec, ret, err);
+        status = cpu_launch(engine, job, &exec, ret, err);
+        cpu_trim(engine);
+        return status;
     case ATTN_OP_FILL:
         return attn_engine_fill(job, (unsigned)engine->device.units, err);
     case ATTN_OP_TRUTH:
