@@ -3,8 +3,8 @@
 #include "reference/reference_info.h"
 
 /* Conservative, because the watchdog's budget is a multiple of this. CPU: 0.5 GFLOP/s per core, where scalar libm and
- * fp64 vectors give 1 to 8. GPU: 50 GFLOP/s per multiprocessor, where an H200 gives 107 when it is full, plus 0.4 us per
- * key, because the keys of a row are one chain (12 us per 32), plus 20 us to launch. */
+ * fp64 vectors give 1 to 8. GPU: 50 GFLOP/s per multiprocessor, where an H200 gives 107 when it is full, plus 0.4 us
+ * per key, because the keys of a row are one chain (12 us per 32), plus 20 us to launch. */
 static double reference_cost_us(const attn_need_t *need, const attn_device_t *device)
 {
     const double units = device->units > 0 ? device->units : 1;
