@@ -52,7 +52,7 @@ const char *attn_http_capture(attn_http_call_t *call);                  /* the s
 const char *attn_http_header(attn_http_call_t *call, const char *name); /* NULL when absent */
 const char *attn_http_query(attn_http_call_t *call, const char *name);  /* decoded; NULL when absent. Routes with
                                                                             tensors have theirs parsed already */
-const char *attn_http_id(attn_http_call_t *call); /* the request id: the caller's, or made here */
+const char *attn_http_id(attn_http_call_t *call);                       /* the request id: the caller's, or made here */
 uint64_t attn_http_peer(attn_http_call_t *call);
 int64_t attn_http_arrived_ns(attn_http_call_t *call);    /* CLOCK_MONOTONIC of the head */
 attn_intake_t *attn_http_intake(attn_http_call_t *call); /* NULL when there were no tensors */
@@ -67,8 +67,7 @@ void attn_http_reply_header(attn_http_call_t *call, const char *name, const char
 
 /* Exactly one of these per call. `text` and `data` are malloc'ed and become the door's. */
 void attn_http_reply_json(attn_http_call_t *call, int http_status, char *text);
-void attn_http_reply_bytes(attn_http_call_t *call, int http_status, const char *content_type, void *data,
-                           size_t bytes);
+void attn_http_reply_bytes(attn_http_call_t *call, int http_status, const char *content_type, void *data, size_t bytes);
 void attn_http_reply_error(attn_http_call_t *call, const attn_error_t *err, const attn_missing_t *missing);
 
 /* Head from malloc, then bytes of the arena without a copy; the ticket is closed when they are sent. */
