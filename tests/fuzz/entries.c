@@ -237,8 +237,8 @@ static uint8_t *seed_safetensors(unsigned which, size_t *ret_size)
 
 static uint8_t *seed_query(unsigned which, size_t *ret_size)
 {
-    static const char *const texts[] = {"variant=cpu&causal=true&sm_scale=0.125&softcap=30&return_lse=1&layout=bhsd&"
-                                        "deadline_ms=1000&priority=-7&id=a-1",
+    static const char *const texts[] = {("variant=cpu&causal=true&sm_scale=0.125&softcap=30&return_lse=1&layout=bhsd&"
+                                         "deadline_ms=1000&priority=-7&id=a-1"),
                                         "variants=cpu,reference&reference=reference&warmup=1&rounds=5&wait=30s&seed=1",
                                         "window_left=5", "id=%41%zz"};
     return which < sizeof texts / sizeof texts[0] ? copy(texts[which], ret_size) : NULL;
@@ -247,9 +247,9 @@ static uint8_t *seed_query(unsigned which, size_t *ret_size)
 static uint8_t *seed_json(unsigned which, size_t *ret_size)
 {
     static const char *const texts[] = {
-        "{\"shape\":{\"batch\":1,\"s_q\":16,\"s_kv\":16,\"h_q\":4,\"h_kv\":2,\"d\":64},\"seed\":1,\"variants\":["
-        "\"cpu\"],"
-        "\"dtype\":\"bf16\",\"causal\":true,\"sm_scale\":0.1,\"warmup\":1,\"rounds\":3}",
+        ("{\"shape\":{\"batch\":1,\"s_q\":16,\"s_kv\":16,\"h_q\":4,\"h_kv\":2,\"d\":64},\"seed\":1,\"variants\":["
+         "\"cpu\"],"
+         "\"dtype\":\"bf16\",\"causal\":true,\"sm_scale\":0.1,\"warmup\":1,\"rounds\":3}"),
         "{\"shape\":{\"h_q\":1,\"d\":8},\"layout\":\"thd\",\"cu_seqlens_q\":[0,3,9],\"cu_seqlens_k\":[0,3,9]}",
         "[[[[[[[[1]]]]]]]]", "{\"a\":1,\"a\":2}"};
     return which < sizeof texts / sizeof texts[0] ? copy(texts[which], ret_size) : NULL;

@@ -1,5 +1,6 @@
 /* tests/fuzz/fuzz_codec.c: the libFuzzer program (built with clang): the first byte chooses the parser. Named entries:
- * ATTN_FUZZ_ENTRY=safetensors fuzz_codec corpus/ takes whole inputs. */
+ * ATTN_FUZZ_ENTRY=safetensors fuzz_codec corpus/ takes whole inputs. Coverage of the parsers needs
+ * -DCMAKE_C_FLAGS=-fsanitize=fuzzer-no-link -DATTN_SANITIZE=address for the whole build. */
 #include <stdlib.h>
 #include <string.h>
 
