@@ -14,9 +14,9 @@ extern "C" {
  * `truth` (attn_truth_bytes()) are device addresses. Asynchronous on exec->stream, except that a long computation is
  * launched in pieces of about 25 ms with exec->checkpoint between them. `exec` needs attn_cuda_truth_workspace() bytes
  * of workspace. Errors: CANCELLED, NO_MEMORY, DEVICE; after one, work may still be on the stream. */
-attn_status_t attn_cuda_truth_compute(const attn_spec_t *spec, const int32_t *cu_seqlens_q,
-                                      const int32_t *cu_seqlens_k, const attn_addresses_t *tensors, void *truth,
-                                      const attn_exec_t *exec, attn_error_t *err);
+attn_status_t attn_cuda_truth_compute(const attn_spec_t *spec, const int32_t *cu_seqlens_q, const int32_t *cu_seqlens_k,
+                                      const attn_addresses_t *tensors, void *truth, const attn_exec_t *exec,
+                                      attn_error_t *err);
 size_t attn_cuda_truth_workspace(const attn_spec_t *spec, const attn_device_t *device);
 
 /* Fills *err for a failed CUDA call: NO_MEMORY or DEVICE. `rc` is a cudaError_t. "<what>: <CUDA's sentence>". */

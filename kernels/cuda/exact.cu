@@ -7,8 +7,12 @@ namespace attn_cuda {
 template <class T, int kHeadDim> static Kernel exact_instance(double step_us)
 {
     using Tr = ExactTraits<kHeadDim>;
-    return {reinterpret_cast<const void *>(&exact_kernel<T, kHeadDim>), Tr::kSharedBytes, Tr::kRows, Tr::kKeys,
-            sizeof(double) * Tr::kState * kThreads, step_us};
+    return {reinterpret_cast<const void *>(&exact_kernel<T, kHeadDim>),
+            Tr::kSharedBytes,
+            Tr::kRows,
+            Tr::kKeys,
+            sizeof(double) * Tr::kState * kThreads,
+            step_us};
 }
 
 template <class T> static Kernel exact_of_dtype(uint32_t d)

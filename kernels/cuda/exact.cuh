@@ -169,8 +169,8 @@ __global__ void __launch_bounds__(kThreads, 2) exact_kernel(const __grid_constan
         }
 
         __syncthreads();
-        const bool special = load_rows<T, kHeadDim, Tr::kKeys>(shared_kv, Tr::kStrideV, v, problem.v.stride_s, key,
-                                                               problem.s_kv, d);
+        const bool special =
+            load_rows<T, kHeadDim, Tr::kKeys>(shared_kv, Tr::kStrideV, v, problem.v.stride_s, key, problem.s_kv, d);
         if (!__syncthreads_or(special && key + Tr::kKeys > seen_first)) {
 #pragma unroll
             for (int n = 0; n < Tr::kKeyBlocks; n++)

@@ -62,7 +62,7 @@ extern "C" attn_status_t attn_cuda_oob_launch(const attn_group_t *group, const a
         return attn_error_set(err, ATTN_ERR_INTERNAL, "test_oob needs a problem");
     const attn_problem_t &p = group->problems[0];
     oob_kernel<<<1, 1, 0, static_cast<cudaStream_t>(exec->stream)>>>(static_cast<char *>(p.o.data) +
-                                                                      output_bytes(group->config, p));
+                                                                     output_bytes(group->config, p));
     return launched(err);
 }
 
@@ -71,8 +71,7 @@ extern "C" attn_status_t attn_cuda_write_input_launch(const attn_group_t *group,
 {
     if (group->count == 0 || group->problems[0].s_kv == 0)
         return attn_error_set(err, ATTN_ERR_INTERNAL, "test_write_input needs a key");
-    write_kernel<<<1, 1, 0, static_cast<cudaStream_t>(exec->stream)>>>(
-        static_cast<char *>(group->problems[0].k.data));
+    write_kernel<<<1, 1, 0, static_cast<cudaStream_t>(exec->stream)>>>(static_cast<char *>(group->problems[0].k.data));
     attn_status_t status = launched(err);
     return status == ATTN_OK ? attn_cuda_null_launch(group, exec, err) : status;
 }

@@ -1,14 +1,14 @@
 // naive.cu: instances of the plain fp32 kernel.
-#include "naive.cuh"
 #include "kernels.h"
+#include "naive.cuh"
 
 namespace attn_cuda {
 
 template <class T, int kHeadDim> static Kernel naive_instance(double step_us)
 {
     using Tr = NaiveTraits<kHeadDim>;
-    return {reinterpret_cast<const void *>(&naive_kernel<T, kHeadDim>), Tr::kSharedBytes, Tr::kRows, Tr::kKeys, 0,
-            step_us};
+    return {
+        reinterpret_cast<const void *>(&naive_kernel<T, kHeadDim>), Tr::kSharedBytes, Tr::kRows, Tr::kKeys, 0, step_us};
 }
 
 template <class T> static Kernel naive_of_dtype(uint32_t d)

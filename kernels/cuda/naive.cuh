@@ -139,8 +139,7 @@ __global__ void __launch_bounds__(kThreads) naive_kernel(const __grid_constant__
         shift[r] = -INFINITY;
     }
     const int64_t seen_first = keys_of_row(problem, launch.causal, tile.row);
-    const int64_t seen_last =
-        keys_of_row(problem, launch.causal, min(tile.row + Tr::kRows, problem.s_q) - 1);
+    const int64_t seen_last = keys_of_row(problem, launch.causal, min(tile.row + Tr::kRows, problem.s_q) - 1);
 
     load_floats<T, kHeadDim>(shared_q, head_of<T>(problem.q, tile.batch, tile.head), problem.q.stride_s, tile.row,
                              problem.s_q, d);

@@ -59,10 +59,9 @@ static attn_status_t plan_flush(Plan *plan)
     if (plan->count == 0)
         return ATTN_OK;
     void *args[] = {&plan->launch};
-    const cudaError_t rc =
-        cudaLaunchKernel(plan->kernel->entry, dim3(static_cast<unsigned>(plan->blocks)), dim3(kThreads), args,
-                         static_cast<size_t>(plan->kernel->shared_bytes),
-                         static_cast<cudaStream_t>(plan->exec->stream));
+    const cudaError_t rc = cudaLaunchKernel(plan->kernel->entry, dim3(static_cast<unsigned>(plan->blocks)),
+                                            dim3(kThreads), args, static_cast<size_t>(plan->kernel->shared_bytes),
+                                            static_cast<cudaStream_t>(plan->exec->stream));
     if (rc != cudaSuccess)
         return attn_cuda_error(plan->err, rc, "a launch failed");
     const int64_t spread = round_up_div(plan->work, plan->slots);
@@ -107,8 +106,7 @@ static attn_status_t plan_turns(Plan *plan, const Problem &problem, int64_t tile
 {
     attn_status_t status = plan_flush(plan);
     const int64_t keys = plan->steps * plan->kernel->keys;
-    plan->launch.state = reinterpret_cast<double *>(static_cast<char *>(plan->exec->workspace) +
-                                                    ATTN_WORKSPACE_ZEROED);
+    plan->launch.state = reinterpret_cast<double *>(static_cast<char *>(plan->exec->workspace) + ATTN_WORKSPACE_ZEROED);
     for (int64_t tile = 0; tile < tiles && status == ATTN_OK; tile += plan->slots)
         for (int64_t key = 0; key < problem.s_kv && status == ATTN_OK; key += keys) {
             plan->launch.key_begin = key;

@@ -79,22 +79,43 @@ template <class T> __device__ __forceinline__ const T *head_of(const Tensor &ten
     return static_cast<const T *>(tensor.data) + batch * tensor.stride_b + head * tensor.stride_h;
 }
 
-__device__ __forceinline__ float to_float(float x) { return x; }
-__device__ __forceinline__ float to_float(__half x) { return __half2float(x); }
-__device__ __forceinline__ float to_float(__nv_bfloat16 x) { return __bfloat162float(x); }
+__device__ __forceinline__ float to_float(float x)
+{
+    return x;
+}
+__device__ __forceinline__ float to_float(__half x)
+{
+    return __half2float(x);
+}
+__device__ __forceinline__ float to_float(__nv_bfloat16 x)
+{
+    return __bfloat162float(x);
+}
 
 // One rounding, to nearest even.
 template <class T> __device__ __forceinline__ T from_double(double x);
-template <> __device__ __forceinline__ float from_double<float>(double x) { return static_cast<float>(x); }
-template <> __device__ __forceinline__ __half from_double<__half>(double x) { return __double2half(x); }
+template <> __device__ __forceinline__ float from_double<float>(double x)
+{
+    return static_cast<float>(x);
+}
+template <> __device__ __forceinline__ __half from_double<__half>(double x)
+{
+    return __double2half(x);
+}
 template <> __device__ __forceinline__ __nv_bfloat16 from_double<__nv_bfloat16>(double x)
 {
     return __double2bfloat16(x);
 }
 
 template <class T> __device__ __forceinline__ T from_float(float x);
-template <> __device__ __forceinline__ float from_float<float>(float x) { return x; }
-template <> __device__ __forceinline__ __half from_float<__half>(float x) { return __float2half_rn(x); }
+template <> __device__ __forceinline__ float from_float<float>(float x)
+{
+    return x;
+}
+template <> __device__ __forceinline__ __half from_float<__half>(float x)
+{
+    return __float2half_rn(x);
+}
 template <> __device__ __forceinline__ __nv_bfloat16 from_float<__nv_bfloat16>(float x)
 {
     return __float2bfloat16_rn(x);

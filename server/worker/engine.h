@@ -57,7 +57,8 @@ typedef struct attn_engine_job {
 /* What happened. Zeroed before the call. */
 typedef struct attn_engine_result {
     uint64_t copy_in_us, copy_out_us;
-    double kernel_us, kernel_min_us;      /* median and least over `repeat` rounds: attn_engine_rounds() */
+    double kernel_us, kernel_min_us; /* median and least over `repeat` rounds: attn_engine_rounds(). A large job that a
+                                        GPU ran in slices under its copies: their sum, more than in one piece */
     uint32_t sm_clock_mhz, mem_clock_mhz; /* 0 = not read */
     attn_judgement_t judgement;           /* JUDGE */
     bool unusable; /* the context is broken (a sticky CUDA error): the worker reports this job and ends, a new one

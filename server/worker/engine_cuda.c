@@ -182,7 +182,8 @@ static attn_status_t problems_make(cuda_run_t *run)
     if (count > engine->problem_room) {
         attn_problem_t *problems = realloc(engine->problems, count * sizeof *problems);
         if (!problems)
-            return attn_error_set(run->err, ATTN_ERR_NO_MEMORY, "no memory for the %u sequences of this request", count);
+            return attn_error_set(run->err, ATTN_ERR_NO_MEMORY, "no memory for the %u sequences of this request",
+                                  count);
         engine->problems = problems;
         engine->problem_room = count;
     }
@@ -279,8 +280,8 @@ static attn_status_t rounds(cuda_run_t *run, attn_engine_result_t *ret)
             if (status == ATTN_OK)
                 status = launch(run, &run->group, i);
             if (status == ATTN_OK)
-                status = failed(run, cudaEventRecord(engine->round[2 * i + 1], engine->compute),
-                                "a round cannot be timed");
+                status =
+                    failed(run, cudaEventRecord(engine->round[2 * i + 1], engine->compute), "a round cannot be timed");
             if (status != ATTN_OK)
                 return status;
         }

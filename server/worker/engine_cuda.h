@@ -12,8 +12,8 @@ enum { ATTN_CUDA_ROUNDS = 32 };
 
 /* One arena as the GPU can reach it: pinned from its start on, in pieces. */
 typedef struct attn_cuda_arena {
-    char *host;     /* as jobs see it (worker/memory.h); NULL in the lab class */
-    char *mapped;   /* the same memory where it is pinned: `host`, or a writable mapping of the engine's own */
+    char *host;   /* as jobs see it (worker/memory.h); NULL in the lab class */
+    char *mapped; /* the same memory where it is pinned: `host`, or a writable mapping of the engine's own */
     uint64_t bytes;
     uint64_t pinned; /* bytes from the start; grows in idle() */
     bool closed;     /* pinning failed once: the rest stays pageable, which is slower and still right */
@@ -27,9 +27,9 @@ typedef struct attn_cuda_span {
     uint64_t offset, bytes; /* of a tensor */
 } attn_cuda_span_t;
 typedef struct attn_cuda_slice {
-    attn_problem_t problem;       /* of a job in several slices */
-    attn_cuda_span_t q, k, v;     /* to be copied in before it; what earlier slices brought is not repeated */
-    attn_cuda_span_t o, lse;      /* to be copied out after it */
+    attn_problem_t problem;   /* of a job in several slices */
+    attn_cuda_span_t q, k, v; /* to be copied in before it; what earlier slices brought is not repeated */
+    attn_cuda_span_t o, lse;  /* to be copied out after it */
 } attn_cuda_slice_t;
 
 struct attn_engine {
@@ -48,7 +48,7 @@ struct attn_engine {
     char *slab; /* device memory of the job in hand; grows, and shrinks after a while */
     uint64_t slab_bytes;
     uint32_t slab_jobs_small; /* jobs in a row that needed little of a large slab */
-    char *workspace; /* device; its first ATTN_WORKSPACE_ZEROED bytes are zero between launches */
+    char *workspace;          /* device; its first ATTN_WORKSPACE_ZEROED bytes are zero between launches */
     uint64_t workspace_bytes;
     char *staging; /* pinned */
     uint64_t staging_bytes;

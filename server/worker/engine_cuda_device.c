@@ -98,8 +98,7 @@ attn_cuda_nvml_t *attn_cuda_nvml_open(const char *uuid, char *ret_driver, size_t
     int cuda = 0;
     if (cudaDriverGetVersion(&cuda) != cudaSuccess)
         cuda = 0;
-    snprintf(ret_driver, driver_size, "%.16s%sCUDA %d.%d", driver, driver[0] ? " " : "", cuda / 1000,
-             cuda % 1000 / 10);
+    snprintf(ret_driver, driver_size, "%.16s%sCUDA %d.%d", driver, driver[0] ? " " : "", cuda / 1000, cuda % 1000 / 10);
     if (nvml && !nvml->device) {
         attn_cuda_nvml_close(nvml);
         nvml = NULL;

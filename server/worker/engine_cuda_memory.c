@@ -173,7 +173,8 @@ attn_status_t attn_cuda_slab(attn_engine_t *engine, uint64_t bytes, attn_error_t
         return ATTN_OK;
     engine->slab_jobs_small = 0;
     /* A quarter more than asked, so that requests which grow slowly do not reserve anew each time. */
-    uint64_t generous = bytes < SLAB_FIRST ? SLAB_FIRST : (bytes + bytes / 4 + SLAB_FIRST - 1) / SLAB_FIRST * SLAB_FIRST;
+    uint64_t generous =
+        bytes < SLAB_FIRST ? SLAB_FIRST : (bytes + bytes / 4 + SLAB_FIRST - 1) / SLAB_FIRST * SLAB_FIRST;
     attn_status_t status = device_alloc(&engine->slab, &engine->slab_bytes, generous, "tensors", NULL);
     if (status == ATTN_ERR_NO_MEMORY)
         status = device_alloc(&engine->slab, &engine->slab_bytes, bytes, "tensors", err);
@@ -186,8 +187,9 @@ attn_status_t attn_cuda_workspace(attn_engine_t *engine, uint64_t bytes, attn_er
 {
     if (bytes <= engine->workspace_bytes)
         return ATTN_OK;
-    attn_status_t status = device_alloc(&engine->workspace, &engine->workspace_bytes,
-                                        (bytes + WORKSPACE_STEP - 1) / WORKSPACE_STEP * WORKSPACE_STEP, "workspace", err);
+    attn_status_t status =
+        device_alloc(&engine->workspace, &engine->workspace_bytes,
+                     (bytes + WORKSPACE_STEP - 1) / WORKSPACE_STEP * WORKSPACE_STEP, "workspace", err);
     if (status != ATTN_OK)
         return status;
     cudaError_t rc = cudaMemsetAsync(engine->workspace, 0, ATTN_WORKSPACE_ZEROED, engine->compute);

@@ -207,6 +207,36 @@ static void test_answers(attn_engine_t *engine, attn_memory_t *memory, const cha
     }
 }
 
+/* Packed sequences, empty ones on either side among them. */
+static void test_packed(attn_engine_t *engine, attn_memory_t *memory)
+{
+    enum { N = 6 };
+    static const int32_t cu_q[N + 1] = {0, 100, 100, 101, 330, 400, 480},
+                                  cu_k[N + 1] = {0, 60, 160, 200, 500, 500, 599};
+    const char *variants[] = {"reference", "unified"};
+    for (int i = 0; i < 2; i++) {
+        attn_sizes_t sizes;
+        attn_spec_t spec =
+            check_spec(ATTN_DTYPE_BF16, ATTN_LAYOUT_THD, N, cu_q[N], cu_k[N], 8, 2, 128, true, 0, &sizes);
+        arenas_fill(&spec, &sizes, 60);
+        uint64_t truth = attn_truth_bytes(&spec);
+        const uint32_t ops[] = {ATTN_OP_TRUTH, ATTN_OP_RUN, ATTN_OP_JUDGE};
+        attn_engine_result_t result = {0};
+        for (int op = 0; op < 3; op++) {
+            task_t t;
+            attn_error_t err;
+            task_make(&t, ops[op], variants[i], &spec, &sizes, truth);
+            t.job.cu_seqlens_q = cu_q;
+            t.job.cu_seqlens_k = cu_k;
+            check(task_run(engine, memory, &t, &result, &err) == ATTN_OK, "packed %s: %s", variants[i], err.message);
+        }
+        check(result.judgement.pass && result.judgement.elements > 0,
+              "packed %s: judged max %g of %g, row %g, lse %g, special %llu", variants[i], result.judgement.max_abs,
+              result.judgement.max_abs_allowed, result.judgement.row_excess, result.judgement.lse_err,
+              (unsigned long long)result.judgement.special_mismatch);
+    }
+}
+
 static void test_sliced(attn_engine_t *engine, attn_memory_t *memory, const char *variant)
 {
     static const struct {
@@ -321,8 +351,8 @@ static void test_refusals(attn_engine_t *engine, attn_memory_t *memory)
     check(task_run(engine, memory, &t, &result, &err) == ATTN_OK, "after a cancelled job: %s", err.message);
     printf("reference (1,8192,8192,16/16,128): kernel %.1f ms\n", result.kernel_us / 1000);
     task_make(&t, ATTN_OP_RUN, "cpu", &spec, &sizes, 0);
-    check(task_run(engine, memory, &t, &result, &err) == ATTN_ERR_INTERNAL && !result.unusable, "an unknown variant: %s",
-          err.message);
+    check(task_run(engine, memory, &t, &result, &err) == ATTN_ERR_INTERNAL && !result.unusable,
+          "an unknown variant: %s", err.message);
 
     /* O and nothing else is zero after `null`; extents of zero are no work. */
     spec = check_spec(ATTN_DTYPE_F32, ATTN_LAYOUT_BSHD, 1, 3, 5, 2, 1, 16, false, 0, &sizes);
@@ -410,6 +440,7 @@ int main(void)
     check(engine->input.pinned > 0 && engine->output.pinned > 0, "the arenas are not pinned (%llu, %llu)",
           (unsigned long long)engine->input.pinned, (unsigned long long)engine->output.pinned);
     test_answers(engine, memory, "serve");
+    test_packed(engine, memory);
     test_sliced(engine, memory, "unified"); /* crosses from pinned into pageable memory */
     double start = check_now_ms(), worst = 0;
     for (bool more = true; more;) {
