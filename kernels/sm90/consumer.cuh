@@ -83,9 +83,9 @@ template <class T> struct Consumer {
         q.advance();
     }
 
-    template <bool kFirst>
-    __device__ __forceinline__ void softmax(const Mask &mask, int block, float scale, float cap_scale,
-                                            float (&s)[T::kScoreRegs], Rows &rows, float (&rescale)[2])
+    // What comes before the softmax: cap and mask.
+    __device__ __forceinline__ void shape_scores(const Mask &mask, int block, float cap_scale,
+                                                 float (&s)[T::kScoreRegs])
     {
         if (T::kSoftcap) {
             softcap_apply<T>(cap_scale, s);
@@ -93,18 +93,17 @@ template <class T> struct Consumer {
         if (block >= mask.first_block) {
             mask_apply<T>(mask, block, lane, s);
         }
-        softmax_step<T, kFirst>(scale, s, rows, rescale);
     }
 };
 
 template <class T> __device__ __forceinline__ void consume(typename T::Shared &sm)
 {
-    const int group = __shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x) / kWarpGroup - 1, 0);
+    const int group = static_cast<int>(uniform(threadIdx.x / kWarpGroup)) - 1;
     const int lane = threadIdx.x & 31;
     const int row_in_group = ((threadIdx.x % kWarpGroup) / 32) * 16 + lane / 4;
     Consumer<T> io{sm, group, row_in_group, lane, {}, {}, {}};
     Ring<kTileSlots> slot;
-    float o[T::kOutRegs], s[T::kScoreRegs], rescale[2];
+    float o[T::kOutRegs], s[T::kScoreRegs], base[2], rescale[2];
     uint32_t p[T::kProbRegs];
     Rows rows;
 
@@ -116,8 +115,12 @@ template <class T> __device__ __forceinline__ void consume(typename T::Shared &s
         io.order_pass();
     }
     for (bool fresh = true;;) {
+        slot.make_uniform();
+        io.k.make_uniform();
+        io.v.make_uniform();
+        io.q.make_uniform();
         const TileInfo &tile = sm.tile[slot.index];
-        int block = tile.key_blocks - 1;
+        int block = static_cast<int>(uniform(static_cast<uint32_t>(tile.key_blocks))) - 1;
         Mask mask = mask_of<T>(tile, group, row_in_group);
         const float scale = tile.scale, cap_scale = tile.cap_scale;
         if (!T::kSeamless || fresh) {
@@ -128,11 +131,13 @@ template <class T> __device__ __forceinline__ void consume(typename T::Shared &s
             wgmma_wait<0>();
             hold(s);
             io.release_k();
-            io.template softmax<true>(mask, block, scale, cap_scale, s, rows, rescale);
-            probabilities_pack<T>(s, p);
+            io.shape_scores(mask, block, cap_scale, s);
+            softmax_top<T, true>(scale, s, rows, base, rescale);
+            softmax_exp<T, true>(scale, s, base, rescale, rows, o, p);
             fresh = false;
         }
         int accumulate = 0;
+#pragma unroll 1
         for (--block; block >= 0; --block) {
             io.wait_k();
             io.order_wait();
@@ -143,13 +148,18 @@ template <class T> __device__ __forceinline__ void consume(typename T::Shared &s
             wgmma_wait<1>();
             hold(s);
             io.release_k();
-            io.template softmax<false>(mask, block, scale, cap_scale, s, rows, rescale);
+            io.shape_scores(mask, block, cap_scale, s);
+            softmax_top<T, false>(scale, s, rows, base, rescale);
+            hold(base);
+            hold(rescale);
+            if (block > 0) {
+                io.wait_k(); // not needed before the next step, but a branch: without one ptxas lifts the wait for
+            }                // the second product above the maximum
             wgmma_wait<0>();
             hold(o);
             hold(p);
             io.release_v();
-            output_rescale<T>(rescale, o);
-            probabilities_pack<T>(s, p);
+            softmax_exp<T, false>(scale, s, base, rescale, rows, o, p);
             accumulate = 1;
         }
         io.release_q();
@@ -159,7 +169,8 @@ template <class T> __device__ __forceinline__ void consume(typename T::Shared &s
         if (T::kSeamless) {
             wait_full(sm.tile_full[next_slot.index], next_slot.parity);
             const TileInfo &next = sm.tile[next_slot.index];
-            if (next.key_blocks != 0) {
+            const int next_blocks = static_cast<int>(uniform(static_cast<uint32_t>(next.key_blocks)));
+            if (next_blocks != 0) {
                 io.wait_q();
                 io.wait_k();
                 io.order_wait();
@@ -173,16 +184,20 @@ template <class T> __device__ __forceinline__ void consume(typename T::Shared &s
                 wgmma_wait<1>();
                 hold(s);
                 io.release_k();
-                io.template softmax<true>(next_mask, next.key_blocks - 1, next_scale, next_cap_scale, s, next_rows,
-                                          rescale);
+                io.shape_scores(next_mask, next_blocks - 1, next_cap_scale, s);
+                softmax_top<T, true>(next_scale, s, next_rows, base, rescale);
+                hold(base);
+                if (next_blocks > 1) {
+                    io.wait_k();
+                }
                 wgmma_wait<0>();
                 hold(o);
                 hold(p);
                 io.release_v();
                 epilogue<T>(tile, group, row_in_group, lane, rows, o);
                 release(sm.tile_empty[slot.index]);
+                softmax_exp<T, true>(next_scale, s, base, rescale, next_rows, o, p);
                 rows = next_rows;
-                probabilities_pack<T>(s, p);
                 slot = next_slot;
                 continue;
             }

@@ -6,6 +6,7 @@
 #ifndef ATTN_SM90_EPILOGUE_CUH
 #define ATTN_SM90_EPILOGUE_CUH
 
+#include "repair.cuh"
 #include "softmax.cuh"
 #include "traits.cuh"
 
@@ -35,12 +36,15 @@ __device__ __forceinline__ void epilogue(const TileInfo &tile, int group, int ro
 {
     const int c = lane & 3;
     const uint32_t d = tile.d;
+    float sums[2];
+    uint32_t spoiled = 0; // two products x*0, each NaN once any x is not finite
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
         const int row = tile.row + group * kRowsPerGroup + row_in_group + 8 * r;
         const bool inside = row < tile.s_q;
         const float sum = quad_sum(rows.sum[r]);
         const bool empty = sum == 0.f; // a NaN is not empty
+        sums[r] = sum;
         const float inverse = empty ? 0.f : 1.f / sum;
         if (tile.lse != nullptr && inside && c == 0) {
             tile.lse[row] = empty ? -INFINITY : (rows.top[r] + log2f(sum)) * kLn2;
@@ -55,12 +59,18 @@ __device__ __forceinline__ void epilogue(const TileInfo &tile, int group, int ro
                 x[i] = pack2<typename T::E>(o[at] * inverse, o[at + 1] * inverse);
                 // A row that sees nothing is zero even where masked values were not finite.
                 x[i] = empty ? 0u : x[i];
+                if (T::kCausal) {
+                    spoiled = fma2_zero<typename T::E>(x[i], spoiled);
+                }
             }
             quad_transpose(x[0], x[1], x[2], x[3], c);
             if (inside && static_cast<uint32_t>(8 * (j + c)) < d) {
                 out[j] = make_uint4(x[0], x[1], x[2], x[3]);
             }
         }
+    }
+    if (T::kCausal && uniform(spoiled & 0x7fff7fffu) != 0) {
+        repair_warp<T>(tile, group, row_in_group, lane, rows.top, sums);
     }
 }
 

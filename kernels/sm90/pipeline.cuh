@@ -11,6 +11,12 @@ namespace attn_sm90 {
 // Position in a ring: the buffer and the parity of its current round.
 template <int kBuffers> struct Ring {
     uint32_t index = 0, parity = 0;
+    __device__ __forceinline__ void make_uniform()
+    {
+        const uint32_t both = uniform(index << 1 | parity);
+        index = both >> 1;
+        parity = both & 1;
+    }
     __device__ __forceinline__ void advance()
     {
         if (++index == kBuffers) {
@@ -57,8 +63,9 @@ template <class T> __device__ __forceinline__ void pipeline_init(typename T::Sha
     }
     for (int i = 0; i < kTileSlots; ++i) {
         mbarrier_init(smem_addr(&sm.tile_full[i]), 1);
-        mbarrier_init(smem_addr(&sm.tile_empty[i]), kWarpsPerGroup * T::kGroups);
+        mbarrier_init(smem_addr(&sm.tile_empty[i]), kWarpsPerGroup * T::kGroups + 1); // and the load warp
     }
+    mbarrier_init(smem_addr(&sm.tile_wanted), 1);
     fence_mbarrier_init();
 }
 

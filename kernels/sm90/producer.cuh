@@ -1,5 +1,5 @@
-// producer.cuh: the producer warp. Fetches tile numbers, announces tiles to the consumers and keeps Q, K and V
-// loads ahead of them. One warp; lane 0 issues.
+// producer.cuh: the scheduler warp, which fetches tile numbers and announces tiles, and the load warp, which keeps Q,
+// K and V loads ahead of the consumers. Lane 0 issues.
 //
 // Load order is the order of use: K of a block before V of the block before it, across tiles where two Q buffers
 // allow it. The tile counter hands out tiles from gridDim.x on (a block's first tile is its own index); every block
@@ -41,9 +41,9 @@ template <class T> struct Producer {
     Ring<T::kQBuffers> q;
     bool leader;
 
-    __device__ __forceinline__ void load_q(const ProblemArgs *p, int row, uint32_t head, uint32_t batch)
+    __device__ __forceinline__ void load_q(const ProblemArgs *p, const TileInfo &tile)
     {
-        const int kv_head = static_cast<int>(head / p->ratio), member = static_cast<int>(head % p->ratio);
+        const int kv_head = tile.kv_head, member = static_cast<int>(tile.head) - kv_head * static_cast<int>(p->ratio);
 #pragma unroll
         for (int g = 0; g < T::kGroups; ++g) {
             wait_empty(sm.q_empty[q.index][g], q.parity);
@@ -53,7 +53,7 @@ template <class T> struct Producer {
 #pragma unroll
                 for (int c = 0; c < T::kColumns; ++c) {
                     tma_load_5d(smem_addr(sm.q[q.index][g]) + c * kRowsPerGroup * 128, &p->q_map, bar, c * kColumn,
-                                member, row + g * kRowsPerGroup, kv_head, static_cast<int>(batch));
+                                member, tile.row + g * kRowsPerGroup, kv_head, static_cast<int>(tile.batch));
                 }
             }
         }
@@ -78,13 +78,68 @@ template <class T> struct Producer {
     }
 };
 
-template <class T> __device__ __forceinline__ void produce(typename T::Shared &sm, const GroupArgs &args)
+// Finds tile number `tile` and announces it in `slot`; key_blocks = 0 announces the end. Returns whether there is one.
+template <class T>
+__device__ __forceinline__ bool announce(typename T::Shared &sm, const GroupArgs &args, Ring<kTileSlots> &slot,
+                                         uint32_t tile, int lane)
+{
+    TileInfo &info = sm.tile[slot.index];
+    const bool valid = tile < args.tiles;
+    wait_empty(sm.tile_empty[slot.index], slot.parity);
+    if (valid) {
+        const ProblemArgs *const p = problem_of(args, tile, lane);
+        if (lane == 0) {
+            uint32_t m_block, heads;
+            attn_sm90_tile_locate(&p->span, tile, T::kCausal, &m_block, &heads);
+            const uint32_t batch = heads / p->h_q, head = heads - batch * p->h_q;
+            info.row = static_cast<int>(m_block) * T::kRows;
+            info.key_blocks = attn_sm90_key_blocks(info.row, T::kRows, p->s_q, p->s_kv, T::kCausal, T::kKeys);
+            info.s_q = p->s_q;
+            info.s_kv = p->s_kv;
+            info.scale = p->scale;
+            info.cap_scale = p->cap_scale;
+            info.d = p->d;
+            info.head = head;
+            info.batch = batch;
+            info.kv_head = static_cast<int>(head / p->ratio);
+            info.o = static_cast<uint16_t *>(p->o) + (batch * p->o_stride.b + head * p->o_stride.h);
+            info.o_stride = p->o_stride.s;
+            info.lse = p->lse == nullptr ? nullptr : p->lse + (batch * p->lse_stride_b + head * p->lse_stride_h);
+            info.problem = p;
+        }
+    } else if (lane == 0) {
+        info.key_blocks = 0;
+    }
+    if (lane == 0) {
+        mbarrier_arrive(smem_addr(&sm.tile_full[slot.index]));
+    }
+    __syncwarp();
+    slot.advance();
+    return valid;
+}
+
+// The scheduler warp: finds and announces the next tile while the load warp waits for its last buffers. Earlier would
+// tie tiles to blocks that are still busy; later would leave divisions and an atomic between two tiles' loads.
+template <class T> __device__ __forceinline__ void schedule(typename T::Shared &sm, const GroupArgs &args)
 {
     const int lane = threadIdx.x & 31;
-    Producer<T> io{sm, {}, {}, {}, lane == 0};
     Ring<kTileSlots> slot;
-    uint32_t tile = blockIdx.x;
+    uint32_t tile = blockIdx.x, parity = 0;
+    while (announce<T>(sm, args, slot, tile, lane)) {
+        wait_full(sm.tile_wanted, parity);
+        parity ^= 1;
+        if (lane == 0) {
+            tile = gridDim.x + atomicInc(args.counter, args.tiles - 1);
+        }
+        tile = __shfl_sync(0xffffffffu, tile, 0);
+    }
+}
 
+// The load warp.
+template <class T> __device__ __forceinline__ void produce(typename T::Shared &sm, const GroupArgs &args)
+{
+    Producer<T> io{sm, {}, {}, {}, (threadIdx.x & 31) == 0};
+    Ring<kTileSlots> slot;
     // V of the last block whose K was loaded.
     const CUtensorMap *v_map = nullptr;
     int v_block = 0, v_head = 0, v_batch = 0;
@@ -94,63 +149,37 @@ template <class T> __device__ __forceinline__ void produce(typename T::Shared &s
             v_map = nullptr;
         }
     };
-
-    while (tile < args.tiles) {
-        const ProblemArgs *p = problem_of(args, tile, lane);
+    while (true) {
+        wait_full(sm.tile_full[slot.index], slot.parity);
+        const TileInfo &tile = sm.tile[slot.index];
+        if (tile.key_blocks == 0) {
+            break;
+        }
+        const ProblemArgs *const p = static_cast<const ProblemArgs *>(tile.problem);
         if (args.uploaded != nullptr && io.leader) {
             fence_tensormap_acquire(&p->q_map);
             fence_tensormap_acquire(&p->k_map);
             fence_tensormap_acquire(&p->v_map);
         }
-        uint32_t next = 0;
-        if (io.leader) {
-            next = gridDim.x + atomicInc(args.counter, args.tiles - 1);
-        }
-        uint32_t m_block, heads;
-        attn_sm90_tile_locate(&p->span, tile, T::kCausal, &m_block, &heads);
-        const int row = static_cast<int>(m_block) * T::kRows;
-        const uint32_t batch = heads / p->h_q, head = heads % p->h_q;
-        const int blocks = attn_sm90_key_blocks(row, T::kRows, p->s_q, p->s_kv, T::kCausal, T::kKeys);
-
-        wait_empty(sm.tile_empty[slot.index], slot.parity);
-        if (io.leader) {
-            TileInfo &info = sm.tile[slot.index];
-            info.key_blocks = blocks;
-            info.row = row;
-            info.s_q = p->s_q;
-            info.s_kv = p->s_kv;
-            info.scale = p->scale;
-            info.cap_scale = p->cap_scale;
-            info.d = p->d;
-            info.head = head;
-            info.batch = batch;
-            info.o = static_cast<uint16_t *>(p->o) + (batch * p->o_stride.b + head * p->o_stride.h);
-            info.o_stride = p->o_stride.s;
-            info.lse = p->lse == nullptr ? nullptr : p->lse + (batch * p->lse_stride_b + head * p->lse_stride_h);
-            info.problem = p;
-            mbarrier_arrive(smem_addr(&sm.tile_full[slot.index]));
-        }
-        slot.advance();
-
-        io.load_q(p, row, head, batch);
-        const int kv_head = static_cast<int>(head / p->ratio);
-        for (int block = blocks - 1; block >= 0; --block) {
-            io.load_kv(io.k, &p->k_map, sm.k_full, sm.k_empty, sm.k, block, kv_head, static_cast<int>(batch));
+        io.load_q(p, tile);
+        const int want_at = tile.key_blocks > 1 ? 1 : 0;
+        for (int block = tile.key_blocks - 1; block >= 0; --block) {
+            if (block == want_at && io.leader) {
+                mbarrier_arrive(smem_addr(&sm.tile_wanted));
+            }
+            io.load_kv(io.k, &p->k_map, sm.k_full, sm.k_empty, sm.k, block, tile.kv_head,
+                       static_cast<int>(tile.batch));
             load_pending_v();
             v_map = &p->v_map;
             v_block = block;
-            v_head = kv_head;
-            v_batch = static_cast<int>(batch);
+            v_head = tile.kv_head;
+            v_batch = static_cast<int>(tile.batch);
         }
         if (!T::kSeamless) {
             load_pending_v();
         }
-        tile = __shfl_sync(0xffffffffu, next, 0);
-    }
-    wait_empty(sm.tile_empty[slot.index], slot.parity);
-    if (io.leader) {
-        sm.tile[slot.index].key_blocks = 0;
-        mbarrier_arrive(smem_addr(&sm.tile_full[slot.index]));
+        release(sm.tile_empty[slot.index]);
+        slot.advance();
     }
     load_pending_v();
 }

@@ -22,7 +22,7 @@ struct TileInfo {
     float scale, cap_scale;
     uint32_t d;
     uint32_t head, batch;
-    int32_t pad;
+    int32_t kv_head;
     void *o;            // row 0 of this head
     int64_t o_stride;   // elements from row to row
     float *lse;         // row 0 of this head, or NULL
@@ -58,6 +58,7 @@ template <class E_, int kHeadDim_, bool kCausal_, bool kSoftcap_> struct Traits 
         uint64_t k_full[kStages], k_empty[kStages];
         uint64_t v_full[kStages], v_empty[kStages];
         uint64_t tile_full[kTileSlots], tile_empty[kTileSlots];
+        uint64_t tile_wanted; // from the load warp: announce the next tile
         TileInfo tile[kTileSlots];
     };
     static_assert(sizeof(Shared) <= kSharedMax, "shared memory");

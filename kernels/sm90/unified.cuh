@@ -15,12 +15,19 @@ template <class T> __global__ void __launch_bounds__(T::kThreads, 1) unified(con
 
     if (threadIdx.x == 0) {
         pipeline_init<T>(sm);
+    } else if (threadIdx.x == 64 && args.uploaded == nullptr) {
+        // The first loads would wait for these.
+        tma_prefetch_map(&args.problem[0].q_map);
+        tma_prefetch_map(&args.problem[0].k_map);
+        tma_prefetch_map(&args.problem[0].v_map);
     }
     __syncthreads();
     if (threadIdx.x < kWarpGroup) {
         registers_drop<T::kTile.producer_registers>();
         if (threadIdx.x < 32) {
             produce<T>(sm, args);
+        } else if (threadIdx.x < 64) {
+            schedule<T>(sm, args);
         }
     } else {
         registers_raise<T::kTile.consumer_registers>();

@@ -32,6 +32,16 @@ __device__ __forceinline__ uint32_t smem_addr(const void *p)
     return static_cast<uint32_t>(__cvta_generic_to_shared(p));
 }
 
+// A value that all lanes agree on, in a uniform register. Descriptors made of anything else are moved to uniform
+// registers one by one, between the wgmma instructions that use them.
+// https://docs.nvidia.com/cuda/parallel-thread-execution/#parallel-synchronization-and-communication-instructions-redux-sync
+__device__ __forceinline__ uint32_t uniform(uint32_t x)
+{
+    uint32_t y;
+    asm volatile("redux.sync.or.b32 %0, %1, 0xffffffff;" : "=r"(y) : "r"(x));
+    return y;
+}
+
 // https://docs.nvidia.com/cuda/parallel-thread-execution/#parallel-synchronization-and-communication-instructions-mbarrier-init
 __device__ __forceinline__ void mbarrier_init(uint32_t bar, uint32_t arrivals)
 {

@@ -13,7 +13,7 @@ namespace attn_sm90 {
 __device__ __forceinline__ float ex2(float x)
 {
     float y;
-    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    asm volatile("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
     return y;
 }
 
@@ -39,6 +39,20 @@ template <> __device__ __forceinline__ uint32_t pack2<__nv_bfloat16>(float lo, f
     uint32_t r;
     asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(hi), "f"(lo));
     return r;
+}
+
+// x * 0 + y on pairs of 16-bit elements: 0 stays 0 while every x is finite, and becomes NaN otherwise.
+// https://docs.nvidia.com/cuda/parallel-thread-execution/#half-precision-floating-point-instructions-fma
+template <class E> __device__ __forceinline__ uint32_t fma2_zero(uint32_t x, uint32_t y);
+template <> __device__ __forceinline__ uint32_t fma2_zero<__half>(uint32_t x, uint32_t y)
+{
+    asm("fma.rn.f16x2 %0, %1, %2, %0;" : "+r"(y) : "r"(x), "r"(0));
+    return y;
+}
+template <> __device__ __forceinline__ uint32_t fma2_zero<__nv_bfloat16>(uint32_t x, uint32_t y)
+{
+    asm("fma.rn.bf16x2 %0, %1, %2, %0;" : "+r"(y) : "r"(x), "r"(0));
+    return y;
 }
 
 // https://docs.nvidia.com/cuda/parallel-thread-execution/#miscellaneous-instructions-setmaxnreg
