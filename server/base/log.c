@@ -67,7 +67,8 @@ static void put_quoted(line_t *line, const char *text)
             s++;
         } else if (*s < 0x20 || *s == 0x7f) {
             char escape[8];
-            put(line, escape, (size_t)snprintf(escape, sizeof escape, "\\u%04x", *s));
+            int written = snprintf(escape, sizeof escape, "\\u%04x", *s);
+            put(line, escape, (size_t)written);
             s++;
         } else {
             put(line, (const char *)s, length);

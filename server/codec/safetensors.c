@@ -268,7 +268,8 @@ static void put_string(head_t *head, const char *text)
         if (length > 1) {
             put_bytes(head, text, length);
         } else if (length == 1) {
-            put_bytes(head, escape, (size_t)snprintf(escape, sizeof escape, "\\u%04x", (unsigned)*text));
+            int written = snprintf(escape, sizeof escape, "\\u%04x", (unsigned)*text);
+            put_bytes(head, escape, (size_t)written);
         } else if (*text != '\0') { /* cut within a character */
             put(head, "?");
             length = 1;

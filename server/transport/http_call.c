@@ -27,6 +27,7 @@ void *http_on_uri(void *cls, const char *uri, struct MHD_Connection *mhd)
     pthread_mutex_lock(&conn->lock);
     conn->call = call;
     conn->calls++;
+    conn->window_ns = 0;
     pthread_mutex_unlock(&conn->lock);
     return call;
 }

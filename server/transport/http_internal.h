@@ -100,8 +100,8 @@ typedef struct http_conn {
     /* The watch thread's own. */
     uint64_t calls, seen_calls, seen_received;
     bool seen_fresh;
-    uint64_t acked;
-    int64_t acked_ns;
+    uint64_t window_progress; /* bytes received, or sent and acknowledged, when the window began */
+    int64_t window_ns;        /* 0: it begins at the next look; set so when a body or an answer begins */
 } http_conn_t;
 
 struct attn_http_call {

@@ -167,7 +167,7 @@ enum MHD_Result http_reply_queue(attn_http_call_t *call)
     pthread_mutex_lock(&call->conn->lock);
     bool cut = call->phase == HTTP_CUT;
     call->phase = cut ? HTTP_CUT : HTTP_SENDING;
-    call->conn->acked_ns = 0;
+    call->conn->window_ns = 0;
     pthread_mutex_unlock(&call->conn->lock);
     enum MHD_Result result = cut ? MHD_NO : MHD_queue_response(call->conn->mhd, (unsigned)reply->status, response);
     MHD_destroy_response(response);

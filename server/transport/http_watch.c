@@ -158,10 +158,23 @@ static bool tcp_state(const http_conn_t *conn, struct tcp_info *ret)
     return getsockopt(conn->fd, IPPROTO_TCP, TCP_INFO, ret, &size) == 0;
 }
 
-/* Below `rate` bytes per second over `ns`, once the grace is over. */
-static bool too_slow(const attn_options_t *options, uint64_t bytes, int64_t ns, uint64_t rate)
+/* Whether `progress` (bytes so far) grows by less than `rate` per second. Measured over the last while, at least the
+ * grace and at most twice as long: a body that began fast and then stands still is found out as soon as one that never
+ * moved. */
+static bool stalled(http_conn_t *conn, uint64_t progress, int64_t now, uint64_t rate)
 {
-    return rate > 0 && ns > options->rate_grace_ms * ATTN_NS_PER_MS && (double)bytes * 1e9 < (double)rate * (double)ns;
+    int64_t grace_ns = conn->door->front->options->rate_grace_ms * ATTN_NS_PER_MS;
+    int64_t ns = now - conn->window_ns;
+    uint64_t bytes = progress - conn->window_progress;
+    bool begins = conn->window_ns == 0;
+    if (!begins && rate > 0 && ns > grace_ns && (double)bytes * 1e9 < (double)rate * (double)ns) {
+        return true;
+    }
+    if (begins || ns > 2 * grace_ns) {
+        conn->window_ns = now;
+        conn->window_progress = progress;
+    }
+    return false;
 }
 
 static void cut(http_conn_t *conn, attn_http_call_t *call)
@@ -191,8 +204,7 @@ static void check_sender(http_conn_t *conn, attn_http_call_t *call, int64_t now)
         http_reply_raw(call); /* it sends on slowly or not at all: it need not wait for its answer until the end */
     }
     /* Nothing can be slow when all has come and only the handler's turn is awaited. */
-    if (received >= call->body_bytes ||
-        !too_slow(options, received, now - call->arrived_ns, options->min_upload_rate)) {
+    if (received >= call->body_bytes || !stalled(conn, received, now, options->min_upload_rate)) {
         return;
     }
     attn_error_t err;
@@ -204,21 +216,10 @@ static void check_sender(http_conn_t *conn, attn_http_call_t *call, int64_t now)
 
 static void check_reader(http_conn_t *conn, attn_http_call_t *call, int64_t now)
 {
-    const attn_options_t *options = conn->door->front->options;
     struct tcp_info info;
-    if (!tcp_state(conn, &info)) {
-        return;
-    }
-    if (conn->acked_ns == 0) {
-        conn->acked_ns = now;
-        conn->acked = info.tcpi_bytes_acked;
-        return;
-    }
-    if (too_slow(options, info.tcpi_bytes_acked - conn->acked, now - conn->acked_ns, options->min_download_rate)) {
+    if (tcp_state(conn, &info) &&
+        stalled(conn, info.tcpi_bytes_acked, now, conn->door->front->options->min_download_rate)) {
         cut(conn, call);
-    } else if (now - conn->acked_ns > 2 * options->rate_grace_ms * ATTN_NS_PER_MS) {
-        conn->acked_ns = now; /* the rate is that of the last while, not since the beginning */
-        conn->acked = info.tcpi_bytes_acked;
     }
 }
 

@@ -348,17 +348,35 @@ START_TEST(clients_that_leave_everywhere)
 }
 END_TEST
 
+/* The head and the header of a body of 4,000,000 bytes. */
+static size_t big_head(char *ret, size_t size)
+{
+    return (size_t)snprintf(ret, size,
+                            "POST /v1/attention HTTP/1.1\r\nHost: x\r\nContent-Type: application/safetensors\r\n"
+                            "Content-Length: 4000000\r\n\r\n");
+}
+
+static void big_header(void)
+{
+    static const char text[] =
+        "{\"q\":{\"dtype\":\"F16\",\"shape\":[1,1,1,1],\"data_offsets\":[0,2]},\"k\":{\"dtype\":\"F16\",\"shape\":[1,"
+        "999900,1,1],\"data_offsets\":[2,1999802]},\"v\":{\"dtype\":\"F16\",\"shape\":[1,999900,1,1],\"data_offsets\":["
+        "1999802,3999602]}}";
+    uint64_t length = htole64(390);
+    memset(body, ' ', sizeof body);
+    memcpy(body, &length, 8);
+    memcpy(body + 8, text, sizeof text - 1);
+    body_bytes = 398;
+}
+
 static void *break_off(void *arg)
 {
     static const char piece[1 << 16];
     char head[256];
     for (int i = 0; i < 20; i++) {
         int fd = dial();
-        say(fd, head,
-            (size_t)snprintf(head, sizeof head,
-                             "POST /v1/attention HTTP/1.1\r\nHost: x\r\nContent-Type: "
-                             "application/safetensors\r\nContent-Length: 4000000\r\n\r\n"));
-        say(fd, body, body_bytes - 144);
+        say(fd, head, big_head(head, sizeof head));
+        say(fd, body, body_bytes);
         for (int k = 0; k < 30; k++) {
             say(fd, piece, sizeof piece);
         }
@@ -371,17 +389,8 @@ START_TEST(uploads_broken_off_are_noticed)
 {
     /* The end of the connection comes with the last bytes, which libmicrohttpd overlooks. */
     pthread_t clients[4];
-    const char *text = "{\"q\":{\"dtype\":\"F16\",\"shape\":[1,1,1,1],\"data_offsets\":[0,2]},";
     START("--http-threads", "2", "--min-upload-rate", "0", "--idle-timeout-ms", "3600000");
-    size_t header = (size_t)snprintf(body + 8, sizeof body - 8,
-                                     "%s\"k\":{\"dtype\":\"F16\",\"shape\":[1,999900,1,1],\"data_offsets\":[2,1999802]}"
-                                     ",\"v\":{\"dtype\":\"F16\",\"shape\":[1,999900,1,1],\"data_offsets\":[1999802,"
-                                     "3999602]}}",
-                                     text);
-    memset(body + 8 + header, ' ', 390 - header);
-    uint64_t length = htole64(390);
-    memcpy(body, &length, 8);
-    body_bytes = 398 + 144;
+    big_header();
     for (int i = 0; i < 4; i++) {
         pthread_create(&clients[i], NULL, break_off, NULL);
     }
@@ -397,7 +406,18 @@ START_TEST(slow_ones_are_cut_off)
 {
     char head[256], text[4096];
     START("--min-upload-rate", "1M", "--rate-grace-ms", "200", "--header-timeout-ms", "300");
-    int sender = dial(), header = dial();
+    static const char fast[3 << 20];
+    int sender = dial(), header = dial(), stalls = dial();
+    /* Three seconds' worth at once, then nothing. */
+    big_header();
+    say(stalls, head, big_head(head, sizeof head));
+    say(stalls, body, body_bytes);
+    say(stalls, fast, sizeof fast);
+    int64_t began = attn_clock_ns();
+    ck_assert_int_eq(answer_of(stalls, text, sizeof text), 408);
+    ck_assert_int_lt(attn_clock_ns() - began, 2 * ATTN_NS_PER_S);
+    close(stalls);
+    make_body();
     say(sender, head, post_head(head, sizeof head, ""));
     say(sender, body, 100);
     say(header, "POST /v1", 8);
