@@ -13,7 +13,9 @@
 #include "cpu/tile.h"
 #include "cpu/vector.h"
 
-enum { TILE_LANES = TILE_VECTORS * VECTOR_LANES };
+/* TILE_TERMS: products that are summed one after the other. Sums of sums have a fraction of the rounding error, which
+ * at d = 256 and a scale of 1 was what put LSE at its tolerance. */
+enum { TILE_LANES = TILE_VECTORS * VECTOR_LANES, TILE_TERMS = 64 };
 _Static_assert((int)TILE_LANES <= (int)ATTN_CPU_LANES_MAX && TILE_LANES % 4 == 0,
                "scratch is sized for ATTN_CPU_LANES_MAX");
 _Static_assert(ATTN_CPU_KEYS % TILE_ROWS == 0, "a step is a whole number of micro-kernels");
@@ -118,21 +120,38 @@ VECTOR_INLINE void tile_score_keys(const tile_state_t *state, const tile_panel_t
                                    bool capped, int key, const vi_t *visible, vf_t *max)
 {
     vf_t acc[TILE_ROWS][TILE_VECTORS];
-#pragma GCC unroll 8
-    for (int r = 0; r < TILE_ROWS; r++)
-#pragma GCC unroll 4
-        for (int v = 0; v < vectors; v++)
-            acc[r][v] = vector_set(0);
     const size_t stride = state->k_stride;
     const float *k = state->k + (size_t)key * stride;
     const vf_t *q = (const vf_t *)panel->qt;
-    for (uint32_t x = 0; x < state->d; x++, q += vectors, k++)
+    vf_t *s = (vf_t *)state->s + key * vectors;
+    uint32_t from = 0, to;
+    do {
+        to = state->d - from < TILE_TERMS ? state->d : from + TILE_TERMS;
 #pragma GCC unroll 8
         for (int r = 0; r < TILE_ROWS; r++)
 #pragma GCC unroll 4
             for (int v = 0; v < vectors; v++)
-                acc[r][v] += q[v] * k[(size_t)r * stride];
-    vf_t *s = (vf_t *)state->s + key * vectors;
+                acc[r][v] = vector_set(0);
+        for (uint32_t x = from; x < to; x++, q += vectors, k++)
+#pragma GCC unroll 8
+            for (int r = 0; r < TILE_ROWS; r++)
+#pragma GCC unroll 4
+                for (int v = 0; v < vectors; v++)
+                    acc[r][v] += q[v] * k[(size_t)r * stride];
+        if (from > 0)
+#pragma GCC unroll 8
+            for (int r = 0; r < TILE_ROWS; r++)
+#pragma GCC unroll 4
+                for (int v = 0; v < vectors; v++)
+                    acc[r][v] += s[r * vectors + v];
+        if (to < state->d)
+#pragma GCC unroll 8
+            for (int r = 0; r < TILE_ROWS; r++)
+#pragma GCC unroll 4
+                for (int v = 0; v < vectors; v++)
+                    s[r * vectors + v] = acc[r][v];
+        from = to;
+    } while (from < state->d);
 #pragma GCC unroll 8
     for (int r = 0; r < TILE_ROWS; r++)
 #pragma GCC unroll 4
@@ -165,7 +184,7 @@ VECTOR_INLINE void tile_softmax(const tile_state_t *state, tile_panel_t *panel, 
         const vf_t now = vector_max(max[v], old);
         shift[v] = vector_select(now == -INFINITY, vector_set(0), now * state->log2_scale);
         alpha[v] = vector_select(old == -INFINITY, vector_set(0), vector_exp2(panel->shift[v] - shift[v]));
-        sum[v] = panel->sum[v] * alpha[v];
+        sum[v] = vector_set(0);
         panel->max[v] = now;
         panel->shift[v] = shift[v];
     }
@@ -178,7 +197,7 @@ VECTOR_INLINE void tile_softmax(const tile_state_t *state, tile_panel_t *panel, 
         }
 #pragma GCC unroll 4
     for (int v = 0; v < vectors; v++)
-        panel->sum[v] = sum[v];
+        panel->sum[v] = panel->sum[v] * alpha[v] + sum[v];
 }
 
 /* O^T = O^T * alpha + V^T P^T over the step. */
@@ -191,7 +210,7 @@ VECTOR_INLINE void tile_weigh(const tile_state_t *state, tile_panel_t *panel, in
         for (int r = 0; r < TILE_ROWS; r++)
 #pragma GCC unroll 4
             for (int v = 0; v < vectors; v++)
-                acc[r][v] = o[r * vectors + v] * alpha[v];
+                acc[r][v] = vector_set(0);
         const vf_t *p = (const vf_t *)state->s;
         const float *value = state->v + (size_t)x * ATTN_CPU_KEYS;
         for (int key = 0; key < keys; key++, p += vectors, value += TILE_ROWS)
@@ -204,7 +223,7 @@ VECTOR_INLINE void tile_weigh(const tile_state_t *state, tile_panel_t *panel, in
         for (int r = 0; r < TILE_ROWS; r++)
 #pragma GCC unroll 4
             for (int v = 0; v < vectors; v++)
-                o[r * vectors + v] = acc[r][v];
+                o[r * vectors + v] = o[r * vectors + v] * alpha[v] + acc[r][v];
     }
 }
 
@@ -217,12 +236,12 @@ static void tile_weigh_special(const tile_state_t *state, tile_panel_t *panel, i
         for (int v = 0; v < vectors; v++) {
             vf_t *o = (vf_t *)panel->ot + (size_t)x * (size_t)vectors + v;
             const float *value = state->v + (size_t)(x / TILE_ROWS * TILE_ROWS) * ATTN_CPU_KEYS + x % TILE_ROWS;
-            vf_t acc = *o * alpha[v];
+            vf_t acc = vector_set(0);
             for (int key = 0; key < keys; key++) {
                 const vf_t p = ((const vf_t *)state->s)[key * vectors + v];
                 acc = vector_select(key < visible[v], acc + p * value[(size_t)key * TILE_ROWS], acc);
             }
-            *o = acc;
+            *o = *o * alpha[v] + acc;
         }
 }
 
