@@ -27,7 +27,8 @@ void *http_on_uri(void *cls, const char *uri, struct MHD_Connection *mhd)
     pthread_mutex_lock(&conn->lock);
     conn->call = call;
     conn->calls++;
-    conn->window_ns = 0;
+    conn->window_ns = call->arrived_ns;
+    conn->window_progress = 0;
     pthread_mutex_unlock(&conn->lock);
     return call;
 }

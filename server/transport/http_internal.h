@@ -101,7 +101,7 @@ typedef struct http_conn {
     uint64_t calls, seen_calls, seen_received;
     bool seen_fresh;
     uint64_t window_progress; /* bytes received, or sent and acknowledged, when the window began */
-    int64_t window_ns;        /* 0: it begins at the next look; set so when a body or an answer begins */
+    int64_t window_ns;        /* 0: it begins at the next look */
 } http_conn_t;
 
 struct attn_http_call {
