@@ -31,6 +31,24 @@ def test_curl(attnd, tmp_path):
     assert metadata["variant"] == "cpu" and P.judge(tensors["o"], None) == []
 
 
+def test_requests_and_the_safetensors_package(attnd, tmp_path):
+    """What a Python user writes: the package makes the body, requests streams the file."""
+    import numpy as np
+    import requests
+    from safetensors.numpy import load, save_file
+
+    save_file({name: getattr(P, name).astype(np.float16) for name in "qkv"}, tmp_path / "qkv.safetensors", {"made by": "a test"})
+    with open(tmp_path / "qkv.safetensors", "rb") as f:
+        answer = requests.post(attnd.url + "/v1/attention", params={"variant": "cpu"}, data=f, headers={"Content-Type": wire.SAFETENSORS},
+                               timeout=30)
+    assert answer.status_code == 200, answer.text
+    o = load(answer.content)["o"]
+    assert P.judge(("fp16", o.shape, o.tobytes()), None) == []
+    # A generator has no length: requests sends it in chunks.
+    answer = requests.post(attnd.url + "/v1/attention", data=iter([BODY]), headers={"Content-Type": wire.SAFETENSORS}, timeout=30)
+    assert answer.status_code == 411 and "Content-Length" in answer.json()["error"]
+
+
 def test_keep_alive(attnd):
     with wire.Raw(attnd.port) as raw:
         for _ in range(20):
