@@ -1,0 +1,302 @@
+// kernel_bench.cu: times `unified` per shape, warm and with a flushed L2, beside its floors, and the cost of LSE and
+// of grouping. Usage: kernel_bench [--rows SUBSTRING] [--dtype bf16|fp16] [--rounds N]. Needs only the CUDA toolkit.
+//
+// Warm: a CUDA graph of back-to-back launches, median of the rounds. Flushed: single launches after writing 256 MiB.
+// Floors: tensors once over 4.3 TB/s (H200; measured copy bandwidth), products at 4096 FLOP per clock and
+// multiprocessor at the clock that the driver names as the maximum. Peers: kernel_peers.py.
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <cuda_runtime.h>
+#include <unistd.h>
+
+#include "attn/kernel.h"
+#include "unified.h"
+
+#define CUDA_OK(call)                                                                                                  \
+    do {                                                                                                               \
+        const cudaError_t rc_ = (call);                                                                                \
+        if (rc_ != cudaSuccess) {                                                                                      \
+            printf("%s:%d %s: %s\n", __FILE__, __LINE__, #call, cudaGetErrorString(rc_));                              \
+            exit(1);                                                                                                   \
+        }                                                                                                              \
+    } while (0)
+
+struct Row {
+    const char *name;
+    uint32_t batch, h_q, h_kv, d;
+    int64_t s_q, s_kv;
+    bool causal;
+    float softcap, scale;
+};
+
+static const int kMaxRows = 80, kMaxRounds = 32;
+static Row rows[kMaxRows];
+static int row_count;
+static char names[kMaxRows][48];
+
+static void row_add(uint32_t batch, int64_t s_q, int64_t s_kv, uint32_t h_q, uint32_t h_kv, uint32_t d, bool causal,
+                    float softcap, float scale)
+{
+    char *const name = names[row_count];
+    snprintf(name, sizeof(names[0]), "D%u %s B%u %lldx%lld H%u/%u%s", d, causal ? "c" : "n", batch,
+             static_cast<long long>(s_q), static_cast<long long>(s_kv), h_q, h_kv, softcap > 0 ? " cap" : "");
+    rows[row_count++] = {name, batch, h_q, h_kv, d, s_q, s_kv, causal, softcap, scale};
+}
+
+static void rows_make()
+{
+    static const uint32_t dims[][2] = {{128, 16}, {64, 32}, {256, 8}, {96, 16}, {192, 16}};
+    for (const auto &d : dims) {
+        for (int64_t s = 512; s <= 16384; s *= 2) {
+            for (int causal = 1; causal >= 0; --causal) {
+                row_add(static_cast<uint32_t>(16384 / s), s, s, d[1], d[1], d[0], causal, 0.f, 0.f);
+            }
+        }
+    }
+    static const int64_t gqa[][5] = {{4, 512, 512, 32, 8},    {1, 1024, 1024, 32, 8},   {1, 4096, 4096, 32, 8},
+                                     {1, 8192, 8192, 32, 8},  {1, 32768, 32768, 32, 8}, {1, 4096, 4096, 64, 8},
+                                     {1, 4096, 4096, 128, 8}, {2, 512, 4096, 32, 8},    {1, 512, 4096, 32, 8},
+                                     {1, 512, 4096, 64, 8},   {1, 2048, 32768, 32, 8}};
+    for (const auto &g : gqa) {
+        row_add(static_cast<uint32_t>(g[0]), g[1], g[2], static_cast<uint32_t>(g[3]), static_cast<uint32_t>(g[4]), 128,
+                true, 0.f, 0.f);
+    }
+    row_add(1, 4096, 4096, 32, 8, 128, true, 30.f, 0.1f);
+    row_add(2, 512, 4096, 32, 8, 128, true, 30.f, 0.1f);
+}
+
+// Values of about N(0, 1): sums of four bytes of a hash.
+__global__ void fill(uint16_t *p, size_t n, bool bf16, uint32_t seed)
+{
+    for (size_t i = blockIdx.x * static_cast<size_t>(blockDim.x) + threadIdx.x; i < n;
+         i += static_cast<size_t>(gridDim.x) * blockDim.x) {
+        uint32_t x = static_cast<uint32_t>(i) * 2654435761u + seed;
+        x ^= x >> 16;
+        x *= 0x7feb352du;
+        x ^= x >> 15;
+        x *= 0x846ca68bu;
+        x ^= x >> 16;
+        const float sum = static_cast<float>((x & 255) + (x >> 8 & 255) + (x >> 16 & 255) + (x >> 24));
+        const float f = (sum - 510.f) / 147.8f;
+        const uint32_t bits = __float_as_uint(f);
+        if (bf16) {
+            p[i] = static_cast<uint16_t>((bits + 0x8000u) >> 16);
+        } else {
+            asm("{.reg .b16 h; cvt.rn.f16.f32 h, %1; mov.b16 %0, h;}" : "=h"(p[i]) : "f"(f));
+        }
+    }
+}
+
+static attn_device_t device;
+static attn_exec_t run_on;
+static cudaStream_t stream;
+static uint16_t *flush_memory;
+static const size_t kFlushBytes = size_t{256} << 20;
+
+static void launch(const attn_config_t &config, const attn_problem_t *problems, uint32_t count)
+{
+    attn_group_t group = {config, count, problems};
+    attn_error_t err;
+    if (attn_variant_unified.launch(&group, &run_on, &err) != ATTN_OK) {
+        printf("launch: %s\n", err.message);
+        exit(1);
+    }
+}
+
+static float median(float *x, int n)
+{
+    std::sort(x, x + n);
+    return x[n / 2];
+}
+
+struct Timer {
+    cudaGraphExec_t graph;
+    int repeats;
+};
+
+static Timer timer_make(const attn_config_t &config, const attn_problem_t *problems, uint32_t count, double guess_us)
+{
+    Timer t;
+    cudaGraph_t graph;
+    t.repeats = std::max(1, std::min(20, static_cast<int>(2000 / guess_us)));
+    launch(config, problems, count);
+    CUDA_OK(cudaStreamSynchronize(stream));
+    CUDA_OK(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
+    for (int i = 0; i < t.repeats; ++i) {
+        launch(config, problems, count);
+    }
+    CUDA_OK(cudaStreamEndCapture(stream, &graph));
+    CUDA_OK(cudaGraphInstantiate(&t.graph, graph, 0));
+    CUDA_OK(cudaGraphDestroy(graph));
+    CUDA_OK(cudaGraphLaunch(t.graph, stream));
+    return t;
+}
+
+static float timer_run(const Timer &t)
+{
+    static cudaEvent_t start, end;
+    if (start == nullptr) {
+        CUDA_OK(cudaEventCreate(&start));
+        CUDA_OK(cudaEventCreate(&end));
+    }
+    float ms;
+    CUDA_OK(cudaEventRecord(start, stream));
+    CUDA_OK(cudaGraphLaunch(t.graph, stream));
+    CUDA_OK(cudaEventRecord(end, stream));
+    CUDA_OK(cudaEventSynchronize(end));
+    CUDA_OK(cudaEventElapsedTime(&ms, start, end));
+    return ms * 1000 / static_cast<float>(t.repeats);
+}
+
+static float flushed_run(const attn_config_t &config, const attn_problem_t *problem)
+{
+    static cudaEvent_t start, end;
+    if (start == nullptr) {
+        CUDA_OK(cudaEventCreate(&start));
+        CUDA_OK(cudaEventCreate(&end));
+    }
+    float ms;
+    CUDA_OK(cudaMemsetAsync(flush_memory, 1, kFlushBytes, stream));
+    CUDA_OK(cudaEventRecord(start, stream));
+    launch(config, problem, 1);
+    CUDA_OK(cudaEventRecord(end, stream));
+    CUDA_OK(cudaEventSynchronize(end));
+    CUDA_OK(cudaEventElapsedTime(&ms, start, end));
+    return ms * 1000;
+}
+
+static attn_view_t view_of(uint16_t *data, int64_t s, uint32_t h, uint32_t d)
+{
+    return {data, s * h * d, static_cast<int64_t>(h) * d, d};
+}
+
+static void bench(const Row &r, attn_dtype_t dtype, int rounds, double clock_ghz)
+{
+    const size_t q_count = static_cast<size_t>(r.batch) * static_cast<size_t>(r.s_q) * r.h_q * r.d;
+    const size_t k_count = static_cast<size_t>(r.batch) * static_cast<size_t>(r.s_kv) * r.h_kv * r.d;
+    uint16_t *q, *k, *v, *o;
+    float *lse;
+    CUDA_OK(cudaMalloc(&q, q_count * 2));
+    CUDA_OK(cudaMalloc(&k, k_count * 2));
+    CUDA_OK(cudaMalloc(&v, k_count * 2));
+    CUDA_OK(cudaMalloc(&o, q_count * 2));
+    CUDA_OK(cudaMalloc(&lse, static_cast<size_t>(r.batch) * r.h_q * static_cast<size_t>(r.s_q) * 4));
+    fill<<<1024, 256, 0, stream>>>(q, q_count, dtype == ATTN_DTYPE_BF16, 1);
+    fill<<<1024, 256, 0, stream>>>(k, k_count, dtype == ATTN_DTYPE_BF16, 2);
+    fill<<<1024, 256, 0, stream>>>(v, k_count, dtype == ATTN_DTYPE_BF16, 3);
+    CUDA_OK(cudaGetLastError());
+
+    attn_problem_t p;
+    memset(&p, 0, sizeof(p));
+    p.batch = r.batch;
+    p.h_q = r.h_q;
+    p.h_kv = r.h_kv;
+    p.d = r.d;
+    p.s_q = r.s_q;
+    p.s_kv = r.s_kv;
+    p.q = view_of(q, r.s_q, r.h_q, r.d);
+    p.k = view_of(k, r.s_kv, r.h_kv, r.d);
+    p.v = view_of(v, r.s_kv, r.h_kv, r.d);
+    p.o = view_of(o, r.s_q, r.h_q, r.d);
+    p.sm_scale = r.scale > 0 ? r.scale : 1.f / sqrtf(static_cast<float>(r.d));
+    p.softcap = r.softcap;
+    attn_problem_t with_lse = p;
+    with_lse.lse = lse;
+    with_lse.lse_stride_h = r.s_q;
+    with_lse.lse_stride_b = r.s_q * r.h_q;
+    static attn_problem_t parts[64]; // the same work as one problem per batch entry
+    for (uint32_t b = 0; b < r.batch && b < 64; ++b) {
+        parts[b] = p;
+        parts[b].batch = 1;
+        parts[b].q.data = q + static_cast<int64_t>(b) * p.q.stride_b;
+        parts[b].k.data = k + static_cast<int64_t>(b) * p.k.stride_b;
+        parts[b].v.data = v + static_cast<int64_t>(b) * p.v.stride_b;
+        parts[b].o.data = o + static_cast<int64_t>(b) * p.o.stride_b;
+    }
+    const attn_config_t config = {dtype, r.causal, r.softcap > 0};
+    const double diagonal = static_cast<double>(r.s_q) * static_cast<double>(r.s_q) / 2;
+    const double pairs = static_cast<double>(r.s_q) * static_cast<double>(r.s_kv) - (r.causal ? diagonal : 0);
+    const double flops = 4.0 * r.batch * r.h_q * r.d * pairs;
+    const double guess = flops / 500e6 + 5;
+    const Timer plain = timer_make(config, &p, 1, guess), lse_on = timer_make(config, &with_lse, 1, guess);
+    const bool grouped = r.batch > 1 && r.batch <= 64;
+    const Timer group = grouped ? timer_make(config, parts, r.batch, guess) : plain;
+    float a[kMaxRounds], b[kMaxRounds], c[kMaxRounds], f[kMaxRounds];
+    for (int i = 0; i < rounds; ++i) {
+        a[i] = timer_run(plain);
+        b[i] = timer_run(lse_on);
+        c[i] = timer_run(group);
+        f[i] = flushed_run(config, &p);
+    }
+    const double us = median(a, rounds);
+    printf("%-28s %s %9.1f us %4.0f TFLOP/s  flushed %9.1f  floors: memory %7.1f tensor %8.1f  lse %+5.1f %%",
+           r.name, dtype == ATTN_DTYPE_BF16 ? "bf16" : "fp16", us, flops / us / 1e6,
+           static_cast<double>(median(f, rounds)), static_cast<double>(2 * q_count + 2 * k_count) * 2 / 4.3e6,
+           flops / (4096.0 * device.units * clock_ghz * 1e3), 100 * (static_cast<double>(median(b, rounds)) / us - 1));
+    if (grouped) {
+        printf("  group of %u %+5.1f %%", r.batch, 100 * (static_cast<double>(median(c, rounds)) / us - 1));
+    }
+    printf("\n");
+    fflush(stdout);
+    CUDA_OK(cudaGraphExecDestroy(plain.graph));
+    CUDA_OK(cudaGraphExecDestroy(lse_on.graph));
+    if (grouped) {
+        CUDA_OK(cudaGraphExecDestroy(group.graph));
+    }
+    void *const memory[] = {q, k, v, o, lse};
+    for (void *m : memory) {
+        CUDA_OK(cudaFree(m));
+    }
+}
+
+int main(int argc, char **argv)
+{
+    const char *filter = "", *only = "";
+    int rounds = 7, count = 0;
+    for (int i = 1; i + 1 < argc; i += 2) {
+        if (strcmp(argv[i], "--rows") == 0) {
+            filter = argv[i + 1];
+        } else if (strcmp(argv[i], "--dtype") == 0) {
+            only = argv[i + 1];
+        } else if (strcmp(argv[i], "--rounds") == 0) {
+            rounds = std::max(1, std::min(kMaxRounds, atoi(argv[i + 1])));
+        }
+    }
+    alarm(540);
+    if (cudaGetDeviceCount(&count) != cudaSuccess || count == 0) {
+        printf("skipped: no GPU\n");
+        return 0;
+    }
+    cudaDeviceProp prop;
+    int khz = 0;
+    CUDA_OK(cudaGetDeviceProperties(&prop, 0));
+    CUDA_OK(cudaDeviceGetAttribute(&khz, cudaDevAttrClockRate, 0));
+    if (prop.major != 9) {
+        printf("skipped: no Hopper GPU\n");
+        return 0;
+    }
+    device.kind = ATTN_DEVICE_CUDA;
+    device.arch = 90;
+    device.units = prop.multiProcessorCount;
+    CUDA_OK(cudaStreamCreate(&stream));
+    run_on.device = &device;
+    run_on.stream = stream;
+    run_on.workspace_bytes = run_on.host_workspace_bytes = 1 << 20;
+    CUDA_OK(cudaMalloc(&run_on.workspace, run_on.workspace_bytes));
+    CUDA_OK(cudaMemset(run_on.workspace, 0, ATTN_WORKSPACE_ZEROED));
+    CUDA_OK(cudaMallocHost(&run_on.host_workspace, run_on.host_workspace_bytes));
+    CUDA_OK(cudaMalloc(&flush_memory, kFlushBytes));
+    rows_make();
+    printf("# %s, %d multiprocessors, up to %.3f GHz\n", prop.name, device.units, khz * 1e-6);
+    for (int i = 0; i < row_count; ++i) {
+        for (int t = 0; t < 2; ++t) {
+            if (strstr(rows[i].name, filter) != nullptr && (only[0] == 0 || (t == 0) == (strcmp(only, "bf16") == 0))) {
+                bench(rows[i], t == 0 ? ATTN_DTYPE_BF16 : ATTN_DTYPE_F16, rounds, khz * 1e-6);
+            }
+        }
+    }
+    return 0;
+}
