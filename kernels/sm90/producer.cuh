@@ -143,6 +143,7 @@ template <class T> __device__ __forceinline__ void produce(typename T::Shared &s
     // V of the last block whose K was loaded.
     const CUtensorMap *v_map = nullptr;
     int v_block = 0, v_head = 0, v_batch = 0;
+    const ProblemArgs *acquired = nullptr;
     auto load_pending_v = [&] {
         if (v_map != nullptr) {
             io.load_kv(io.v, v_map, sm.v_full, sm.v_empty, sm.v, v_block, v_head, v_batch);
@@ -156,7 +157,8 @@ template <class T> __device__ __forceinline__ void produce(typename T::Shared &s
             break;
         }
         const ProblemArgs *const p = static_cast<const ProblemArgs *>(tile.problem);
-        if (args.uploaded != nullptr && io.leader) {
+        if (args.uploaded != nullptr && io.leader && p != acquired) {
+            acquired = p;
             fence_tensormap_acquire(&p->q_map);
             fence_tensormap_acquire(&p->k_map);
             fence_tensormap_acquire(&p->v_map);

@@ -12,8 +12,9 @@ enum NamedBarrier : int { kBarrierOrder0 = 1, kBarrierOrder1 = 2, kBarrierOrder2
 
 #ifdef ATTN_SM90_JITTER
 // Test build only: a pseudo-random delay of up to about 2 us before every wait and arrive, so that a missing
-// barrier shows as a wrong result. The clock seeds it, so that runs differ.
-__device__ __forceinline__ void jitter(uint32_t salt)
+// barrier shows as a wrong result. The clock seeds it, so that runs differ. Arrivals come from one lane; waits come
+// from whole warps, which must stay converged for the instructions that follow.
+__device__ __forceinline__ void jitter_lane(uint32_t salt)
 {
     uint32_t x = (static_cast<uint32_t>(clock64()) ^ (salt * 2654435761u)) + (threadIdx.x >> 5) * 40503u;
     x ^= x << 13;
@@ -23,8 +24,15 @@ __device__ __forceinline__ void jitter(uint32_t salt)
         __nanosleep((x >> 8) & 2047u);
     }
 }
+__device__ __forceinline__ void jitter_warp(uint32_t salt)
+{
+    __syncwarp();
+    jitter_lane(salt);
+    __syncwarp();
+}
 #else
-__device__ __forceinline__ void jitter(uint32_t) {}
+__device__ __forceinline__ void jitter_lane(uint32_t) {}
+__device__ __forceinline__ void jitter_warp(uint32_t) {}
 #endif
 
 __device__ __forceinline__ uint32_t smem_addr(const void *p)
@@ -57,14 +65,14 @@ __device__ __forceinline__ void fence_mbarrier_init()
 // https://docs.nvidia.com/cuda/parallel-thread-execution/#parallel-synchronization-and-communication-instructions-mbarrier-arrive
 __device__ __forceinline__ void mbarrier_arrive(uint32_t bar)
 {
-    jitter(bar);
+    jitter_lane(bar);
     asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(bar) : "memory");
 }
 
 // https://docs.nvidia.com/cuda/parallel-thread-execution/#parallel-synchronization-and-communication-instructions-mbarrier-arrive
 __device__ __forceinline__ void mbarrier_arrive_expect_tx(uint32_t bar, uint32_t bytes)
 {
-    jitter(bar);
+    jitter_lane(bar);
     asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(bar), "r"(bytes) : "memory");
 }
 
@@ -72,7 +80,7 @@ __device__ __forceinline__ void mbarrier_arrive_expect_tx(uint32_t bar, uint32_t
 // https://docs.nvidia.com/cuda/parallel-thread-execution/#parallel-synchronization-and-communication-instructions-mbarrier-test-wait-try-wait
 __device__ __forceinline__ void mbarrier_wait(uint32_t bar, uint32_t parity)
 {
-    jitter(bar + 1);
+    jitter_warp(bar + 1);
     asm volatile("{\n"
                  ".reg .pred done;\n"
                  "again_%=:\n"
@@ -86,14 +94,14 @@ __device__ __forceinline__ void mbarrier_wait(uint32_t bar, uint32_t parity)
 // https://docs.nvidia.com/cuda/parallel-thread-execution/#parallel-synchronization-and-communication-instructions-bar
 __device__ __forceinline__ void named_barrier_sync(int id, int threads)
 {
-    jitter(static_cast<uint32_t>(id));
+    jitter_warp(static_cast<uint32_t>(id));
     asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
 }
 
 // https://docs.nvidia.com/cuda/parallel-thread-execution/#parallel-synchronization-and-communication-instructions-bar
 __device__ __forceinline__ void named_barrier_arrive(int id, int threads)
 {
-    jitter(static_cast<uint32_t>(id) + 16);
+    jitter_warp(static_cast<uint32_t>(id) + 16);
     asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory");
 }
 

@@ -34,11 +34,12 @@ __device__ __forceinline__ void tma_prefetch_map(const CUtensorMap *map)
     asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
 }
 
-// Makes a tensor map that was written to global memory before this kernel visible to this thread's TMA loads.
+// Makes a tensor map that was copied to global memory before this kernel visible to this thread's TMA loads. The copy
+// came from the host, so the scope is the system.
 // https://docs.nvidia.com/cuda/parallel-thread-execution/#parallel-synchronization-and-communication-instructions-membar-fence
 __device__ __forceinline__ void fence_tensormap_acquire(const CUtensorMap *map)
 {
-    asm volatile("fence.proxy.tensormap::generic.acquire.gpu [%0], 128;" ::"l"(map) : "memory");
+    asm volatile("fence.proxy.tensormap::generic.acquire.sys [%0], 128;" ::"l"(map) : "memory");
 }
 
 } // namespace attn_sm90
