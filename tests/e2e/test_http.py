@@ -269,9 +269,10 @@ def test_slow_sender_is_cut_off(start):
         began = time.monotonic()
         answered = None
         raw.sock.settimeout(0.05)
+        good = iter(BODY)
         while time.monotonic() - began < 15 * SLOW:
             try:
-                raw.sock.sendall(b" ")
+                raw.sock.sendall(bytes([next(good)]))
                 answered = raw.sock.recv(4096)
                 break
             except (TimeoutError, socket.timeout):
@@ -280,7 +281,7 @@ def test_slow_sender_is_cut_off(start):
                 answered = b""
                 break
         assert answered is not None, "a sender of 20 bytes a second was still welcome after 15 s"
-        assert answered == b"" or b" 408 " in answered.split(b"\r\n")[0], answered[:200]
+        assert b" 408 " in answered.split(b"\r\n")[0], answered[:200]
     wait_for(lambda: idle(d), "the arena to be empty")
 
 
