@@ -26,8 +26,6 @@ extern char **environ;
 
 #define DRAIN_LOOK_MS 10
 #define ANSWERS_MS 1000 /* for the last answers to leave */
-#define COMPARE_JOBS_MAX 64
-#define COMPARE_KEEP_S 600
 
 typedef struct daemon_parts {
     attn_front_t front;
@@ -141,8 +139,8 @@ static attn_status_t parts_start(daemon_parts_t *parts, attn_error_t *err)
     const attn_compare_options_t compare_options = {
         .sched = parts->front.sched,
         .admit = parts->front.admit,
-        .jobs_max = COMPARE_JOBS_MAX,
-        .keep_s = COMPARE_KEEP_S,
+        .jobs_max = options->compare_jobs,
+        .keep_s = options->compare_keep_s,
         .test_variants = options->test_variants,
     };
     status = attn_compare_start(&compare_options, &parts->front.compare, err);

@@ -93,6 +93,8 @@ static const option_t table[] = {
     NUMBER("quarantine-strikes", quarantine_strikes, "2", 1, 1000, "faults that put a variant into quarantine"),
     NUMBER("quarantine-window-s", quarantine_window_s, "600", 1, 86400, "seconds within which the faults count"),
     NUMBER("quarantine-s", quarantine_s, "600", 1, 864000, "seconds that a quarantine lasts"),
+    NUMBER("compare-jobs", compare_jobs, "64", 1, 100000, "comparisons that are kept, running ones included"),
+    NUMBER("compare-keep-s", compare_keep_s, "600", 1, 86400, "seconds that the result of a comparison is kept"),
     FLAG("test-variants", test_variants, "serve the variants that misbehave on purpose; for tests"),
     CHOICE("log-format", log_format, "text", "text|json", "form of the log on standard error"),
     CHOICE("log-level", log_level, "info", "debug|info|warn|error", "least severity that is logged"),

@@ -30,6 +30,7 @@ typedef struct attn_options {
     uint32_t watchdog_floor_ms;
     double watchdog_factor;
     uint32_t quarantine_strikes, quarantine_window_s, quarantine_s;
+    uint32_t compare_jobs, compare_keep_s;
     bool test_variants;
     uint32_t log_format, log_level;
     bool check_config, dump_options, version, help;
