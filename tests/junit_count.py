@@ -22,7 +22,8 @@ def main():
             why = (skip.get("message") or "") if skip is not None else ""
             # ctest knows only the exit status; the program said why.
             if not why or why.startswith("SKIP_RETURN_CODE"):
-                why = ((case.findtext("system-out") or "").strip().splitlines() or ["no reason given"])[-1]
+                lines = (case.findtext("system-out") or "").strip().splitlines() or ["no reason given"]
+                why = ([line for line in lines if "skip" in line.lower()] or lines)[-1]
             reasons.append(f"{name}: {case.get('name')}: {why}")
     print(len(cases) - failed - skipped, failed, skipped)
     print("\n".join(reasons))
