@@ -77,8 +77,8 @@ typedef struct attn_engine_ops {
      * and out. Errors: CANCELLED, NO_MEMORY, DEVICE, INTERNAL, UNIMPLEMENTED (an op that this engine lacks). */
     attn_status_t (*run)(attn_engine_t *engine, const attn_engine_job_t *job, attn_engine_result_t *ret,
                          attn_error_t *err);
-    /* One piece of background work (pinning, prefaulting) of at most about 2 ms; returns whether there is more. Called
-     * while the worker has nothing to do, and once in 64 jobs when it never has. May be NULL. */
+    /* One piece of background work (pinning, prefaulting) of at most about 3 ms; returns whether there is more. Called
+     * when the worker has had nothing to do for a while, and now and then when it never has. May be NULL. */
     bool (*idle)(attn_engine_t *engine);
 } attn_engine_ops_t;
 
