@@ -1,9 +1,9 @@
 /* cmd_info.c: attnctl variants, stats and health. One thread. */
 #include <jansson.h>
-#include <stdlib.h>
+#include <math.h>
 #include <string.h>
 
-#include "ctl.h"
+#include "samples.h"
 
 static void variants_print(const attn_client_variants_t *list, bool verbose)
 {
@@ -46,38 +46,32 @@ int ctl_variants(const ctl_options_t *options)
     return code;
 }
 
-/* "name{labels} value" or "name value": the parts, in place. False for comments and what is not a sample. */
-static bool sample_split(char *line, char **ret_name, char **ret_labels, char **ret_value)
+/* A histogram as its quantiles, where its count stands. */
+static void quantiles_print(const ctl_samples_t *samples, const ctl_sample_t *count)
 {
-    static char none[] = "";
-    char *brace = strchr(line, '{'), *space = strrchr(line, ' ');
-    if (line[0] == '#' || space == NULL || space == line) {
-        return false;
+    char name[128];
+    snprintf(name, sizeof(name), "%.*s", (int)(strlen(count->name) - strlen("_count")), count->name);
+    double p50 = ctl_samples_quantile(samples, NULL, name, count->labels, 0.5);
+    if (!isnan(p50)) {
+        printf("%-48s %-40s p50 %.3g, p99 %.3g\n", name, count->labels, p50,
+               ctl_samples_quantile(samples, NULL, name, count->labels, 0.99));
     }
-    *space = '\0';
-    *ret_name = line;
-    *ret_value = space + 1;
-    *ret_labels = none;
-    if (brace != NULL && space[-1] == '}') {
-        *brace = '\0';
-        space[-1] = '\0';
-        *ret_labels = brace + 1;
-    }
-    return true;
 }
 
-static void stats_print(const ctl_options_t *options, char *text)
+static void stats_print(const ctl_options_t *options, const ctl_samples_t *samples)
 {
     json_t *list = json_array();
-    char *rest = NULL, *name, *labels, *value;
-    for (char *line = strtok_r(text, "\n", &rest); line != NULL; line = strtok_r(NULL, "\n", &rest)) {
-        if (!sample_split(line, &name, &labels, &value)) {
-            continue;
-        }
+    for (size_t i = 0; i < samples->count; i++) {
+        const ctl_sample_t *sample = &samples->samples[i];
+        size_t size = strlen(sample->name);
         if (options->json) {
-            json_array_append_new(list, json_pack("{s:s, s:s, s:s}", "name", name, "labels", labels, "value", value));
-        } else if (strstr(name, "_bucket") == NULL) {
-            printf("%-48s %-40s %s\n", name, labels, value);
+            json_array_append_new(list, json_pack("{s:s, s:s, s:s}", "name", sample->name, "labels", sample->labels,
+                                                  "value", sample->text));
+        } else if (strstr(sample->name, "_bucket") == NULL) {
+            printf("%-48s %-40s %s\n", sample->name, sample->labels, sample->text);
+            if (size > 6 && strcmp(sample->name + size - 6, "_count") == 0) {
+                quantiles_print(samples, sample);
+            }
         }
     }
     if (options->json) {
@@ -92,15 +86,18 @@ int ctl_stats(const ctl_options_t *options)
     attn_client_t *client = NULL;
     attn_client_error_t error;
     char *text = NULL;
+    ctl_samples_t samples;
     int code = CTL_OK;
     if (!ctl_open(options, &client, &code)) {
         return code;
     }
     if (attn_client_stats(client, &text, &error) != ATTN_OK) {
         code = ctl_fail(options, &error);
+    } else if (ctl_samples_read(text, &samples, &error.error) != ATTN_OK) {
+        code = ctl_fail_local(options, &error.error);
     } else {
-        stats_print(options, text);
-        attn_client_text_free(text);
+        stats_print(options, &samples);
+        ctl_samples_free(&samples);
     }
     attn_client_close(client);
     return code;

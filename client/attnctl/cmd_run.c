@@ -67,9 +67,7 @@ int ctl_run(const ctl_options_t *options)
     ctl_tensors_t tensors;
     attn_client_t *client = NULL;
     int code = CTL_USAGE;
-    if (options->priority < -100 || options->priority > 100) {
-        attn_error_set(&error, ATTN_ERR_INVALID_ARGUMENT, "--priority is %" PRId64 "; it must be -100 to 100",
-                       options->priority);
+    if (ctl_priority_check(options, &error) != ATTN_OK) {
         return ctl_fail_local(options, &error);
     }
     if (!ctl_open(options, &client, &code)) {

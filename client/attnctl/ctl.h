@@ -39,6 +39,11 @@ typedef struct ctl_options {
     uint64_t rounds, warmup;
     bool has_rounds, has_warmup;
     bool verbose;
+    /* bench and top */
+    const char *door, *rate, *connections, *arrivals;
+    uint64_t depth, requests, count;
+    double seconds, warmup_seconds, interval;
+    bool has_warmup_seconds, csv;
 } ctl_options_t;
 
 typedef struct ctl_command {
@@ -58,8 +63,10 @@ void ctl_options_help(const ctl_command_t *command, FILE *out);
 
 int ctl_run(const ctl_options_t *options);
 int ctl_compare(const ctl_options_t *options);
+int ctl_bench(const ctl_options_t *options);
 int ctl_variants(const ctl_options_t *options);
 int ctl_stats(const ctl_options_t *options);
+int ctl_top(const ctl_options_t *options);
 int ctl_health(const ctl_options_t *options);
 
 /* ---- telling the user ---- */
@@ -67,6 +74,7 @@ int ctl_health(const ctl_options_t *options);
 /* Prints the sentence (with --json the record, on standard output) and gives the exit code. */
 int ctl_fail(const ctl_options_t *options, const attn_client_error_t *error);
 int ctl_fail_local(const ctl_options_t *options, const attn_error_t *error);
+int ctl_exit_code(attn_status_t status); /* of a call to the server that failed */
 
 /* What the variant lacks and the sentence does not say, a line each. */
 void ctl_missing_print(FILE *out, const char *indent, const attn_client_error_t *error);
@@ -78,6 +86,11 @@ bool ctl_open(const ctl_options_t *options, attn_client_t **ret, int *ret_exit);
 extern const attn_client_progress_t ctl_progress;
 bool ctl_progress_step(void *arg, uint32_t done, uint32_t total, const char *step);
 void ctl_progress_erase(void);
+void ctl_progress_line(const char *format, ...) __attribute__((format(printf, 1, 2)));
+
+/* Whether SIGINT came; any thread. ctl_interruptible says nothing and stops a call then; any thread. */
+bool ctl_interrupted(void);
+extern const attn_client_progress_t ctl_interruptible;
 
 /* ---- inputs and outputs ---- */
 
@@ -105,6 +118,8 @@ void ctl_tensors_close(ctl_tensors_t *tensors);
 attn_status_t ctl_shape_parse(const char *text, attn_spec_t *spec, attn_error_t *err);
 
 attn_status_t ctl_dtype_parse(const char *text, uint32_t *ret, attn_error_t *err);
+attn_status_t ctl_layout_parse(const char *text, uint32_t *ret, attn_error_t *err);
+attn_status_t ctl_priority_check(const ctl_options_t *options, attn_error_t *err);
 
 /* The header of a .npy file. */
 typedef struct ctl_npy {

@@ -9,14 +9,29 @@
 #define INPUT_NOTES                                                                                                    \
     "FILE is a safetensors file with tensors q, k and v (packed sequences: cu_seqlens_q and cu_seqlens_k too)."
 
+#define BENCH_NOTES                                                                                                    \
+    "FILE is a workload: a class of requests per line, chosen by weight; # begins a comment. For example\n\n"          \
+    "  default dtype=fp16 causal=true\n"                                                                               \
+    "  chat    weight=9  shape=1,64,1024,32/8,128   priority=10  deadline-ms=200\n"                                    \
+    "  prefill weight=1  shape=1,4096,4096,32/8,128  variant=unified  return-lse=true\n\n"                             \
+    "Keys: shape weight dtype layout variant causal sm-scale softcap return-lse priority deadline-ms.\n"               \
+    "In an open loop latency runs from the time at which the request was planned, so that requests which\n"            \
+    "had to wait behind a stall show it. The same --seed gives the same requests in the same order."
+
 static const ctl_command_t commands[] = {
     {"run", "run attention once", "(FILE | --q … --k … --v … | --shape …) [options]",
      INPUT_OPTIONS " variant output deadline-ms priority id", INPUT_NOTES, ctl_run},
     {"compare", "run several variants, judge them against fp64 and time them",
      "(FILE | --q … --k … --v … | --shape …) [options]", INPUT_OPTIONS " variants rounds warmup",
      INPUT_NOTES "\nExits with 4 when a variant is wrong or did not run.", ctl_compare},
+    {"bench", "put load on the daemon and measure latency and throughput", "(FILE | --shape …) [options]",
+     "shape seed dtype layout variant causal sm-scale softcap return-lse deadline-ms priority door rate arrivals "
+     "connections depth seconds requests warmup-seconds csv",
+     BENCH_NOTES, ctl_bench},
     {"variants", "list what the daemon can run, and on which device", "[options]", "all", NULL, ctl_variants},
     {"stats", "print the daemon's counters and gauges", "[options]", "", NULL, ctl_stats},
+    {"top", "show what the daemon does, again and again", "[options]", "interval count",
+     "Rates and quantiles are of the time since the last look; what this daemon does not measure shows as -.", ctl_top},
     {"health", "ask whether the daemon is live and ready", "[options]", "", "Exits with 4 when it is not.", ctl_health},
 };
 #define COMMAND_COUNT (sizeof(commands) / sizeof(commands[0]))

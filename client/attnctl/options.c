@@ -6,7 +6,14 @@
 
 #include "ctl.h"
 
-typedef enum option_kind { OPTION_FLAG, OPTION_TEXT, OPTION_COUNT, OPTION_INTEGER, OPTION_REAL } option_kind_t;
+typedef enum option_kind {
+    OPTION_FLAG,
+    OPTION_TEXT,
+    OPTION_COUNT,
+    OPTION_INTEGER,
+    OPTION_REAL,
+    OPTION_SECONDS
+} option_kind_t;
 
 typedef struct option_row {
     const char *name;
@@ -46,6 +53,20 @@ static const option_row_t rows[] = {
     {"id", OPTION_TEXT, AT(id), 0, "TEXT", "name of the request in the daemon's log"},
     {"rounds", OPTION_COUNT, AT(rounds), AT(has_rounds), "N", "timed rounds per variant (default by expected time)"},
     {"warmup", OPTION_COUNT, AT(warmup), AT(has_warmup), "N", "untimed rounds before them"},
+    {"door", OPTION_TEXT, AT(door), 0, "http", "how the load reaches the daemon (default http)"},
+    {"rate", OPTION_TEXT, AT(rate), 0, "R[,R..]",
+     "open loop: so many requests/s, whether or not answers come; a list is a sweep (default: closed loop)"},
+    {"arrivals", OPTION_TEXT, AT(arrivals), 0, "poisson|uniform", "times between requests of an open loop"},
+    {"connections", OPTION_TEXT, AT(connections), 0, "N[,N..]",
+     "each a thread of its own (default 1; open loop 64); a list is a sweep of a closed loop"},
+    {"depth", OPTION_COUNT, AT(depth), 0, "N", "requests in flight per connection (default 1; http: 1)"},
+    {"seconds", OPTION_SECONDS, AT(seconds), 0, "S", "how long to measure (default 10)"},
+    {"requests", OPTION_COUNT, AT(requests), 0, "N", "measure so many requests instead"},
+    {"warmup-seconds", OPTION_SECONDS, AT(warmup_seconds), AT(has_warmup_seconds), "S",
+     "what is sent before counting begins (default 1)"},
+    {"interval", OPTION_SECONDS, AT(interval), 0, "S", "between two looks (default 2)"},
+    {"count", OPTION_COUNT, AT(count), 0, "N", "how many times to look (default: until SIGINT)"},
+    {"csv", OPTION_FLAG, AT(csv), 0, NULL, "print CSV on standard output"},
     {"all", OPTION_FLAG, AT(verbose), 0, NULL, "features and reasons too"},
     {"server", OPTION_TEXT, AT(server), 0, "http://HOST:PORT",
      "the daemon (default $ATTND_SERVER, else "
@@ -113,6 +134,14 @@ static attn_status_t value_set(const option_row_t *row, const char *value, ctl_o
         *(int64_t *)place = number;
         break;
     }
+    case OPTION_SECONDS: {
+        double number = strtod(value, &end);
+        if (end == value || *end != '\0' || !(number >= 0) || number > 1e6) {
+            return value_wrong(row, value, "a number of seconds from 0 to 1000000", err);
+        }
+        *(double *)place = number;
+        break;
+    }
     case OPTION_REAL: {
         double number = strtod(value, &end);
         if (end == value || *end != '\0' || !(number > 0) || !((float)number > 0) || number > 3e38) {
@@ -174,6 +203,15 @@ attn_status_t ctl_options_parse(const ctl_command_t *command, int argc, char *co
         }
     }
     *ret = options;
+    return ATTN_OK;
+}
+
+attn_status_t ctl_priority_check(const ctl_options_t *options, attn_error_t *err)
+{
+    if (options->priority < -100 || options->priority > 100) {
+        return attn_error_set(err, ATTN_ERR_INVALID_ARGUMENT, "--priority is %lld; it must be -100 to 100",
+                              (long long)options->priority);
+    }
     return ATTN_OK;
 }
 

@@ -1,6 +1,7 @@
 /* tell.c: errors and progress as the user sees them. One thread; owns the flag that SIGINT sets. */
 #include <jansson.h>
 #include <signal.h>
+#include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -29,7 +30,7 @@ static void print_json_error(const attn_client_error_t *error)
     json_decref(root);
 }
 
-static int exit_code(attn_status_t status)
+int ctl_exit_code(attn_status_t status)
 {
     return status == ATTN_ERR_CONNECTION || status == ATTN_ERR_TIMEOUT ? CTL_UNREACHABLE : CTL_REFUSED;
 }
@@ -52,7 +53,7 @@ int ctl_fail(const ctl_options_t *options, const attn_client_error_t *error)
         fprintf(stderr, "attnctl: %s\n", error->error.message);
         ctl_missing_print(stderr, "  ", error);
     }
-    return exit_code(error->error.status);
+    return ctl_exit_code(error->error.status);
 }
 
 int ctl_fail_local(const ctl_options_t *options, const attn_error_t *error)
@@ -84,20 +85,44 @@ void ctl_progress_erase(void)
     }
 }
 
+void ctl_progress_line(const char *format, ...)
+{
+    if (!isatty(STDERR_FILENO)) {
+        return;
+    }
+    va_list args;
+    va_start(args, format);
+    fputs("\r\033[K", stderr);
+    vfprintf(stderr, format, args);
+    va_end(args);
+    line_shown = true;
+}
+
+bool ctl_interrupted(void)
+{
+    return interrupted != 0;
+}
+
+static bool interruptible_tell(void *arg, attn_client_phase_t phase, uint64_t done, uint64_t total)
+{
+    return interrupted == 0;
+}
+
+const attn_client_progress_t ctl_interruptible = {interruptible_tell, NULL};
+
 static bool progress_tell(void *arg, attn_client_phase_t phase, uint64_t done, uint64_t total)
 {
     static const char *const words[] = {"sending", "waiting", "receiving"};
     static int last = -1;
     int now = (int)phase * 1000 + (total > 0 ? (int)((double)done / (double)total * 100) : 0);
     bool small = total < (UINT64_C(8) << 20) && phase != ATTN_CLIENT_WAITING;
-    if (!small && now != last && isatty(STDERR_FILENO)) {
+    if (!small && now != last) {
         last = now;
         if (phase == ATTN_CLIENT_WAITING) {
-            fprintf(stderr, "\r\033[K%s", words[phase]);
+            ctl_progress_line("%s", words[phase]);
         } else {
-            fprintf(stderr, "\r\033[K%s %d%% of %.1f MiB", words[phase], now % 1000, (double)total / 1048576);
+            ctl_progress_line("%s %d%% of %.1f MiB", words[phase], now % 1000, (double)total / 1048576);
         }
-        line_shown = true;
     }
     return interrupted == 0;
 }
@@ -106,9 +131,6 @@ const attn_client_progress_t ctl_progress = {progress_tell, NULL};
 
 bool ctl_progress_step(void *arg, uint32_t done, uint32_t total, const char *step)
 {
-    if (isatty(STDERR_FILENO)) {
-        fprintf(stderr, "\r\033[Kstep %u of %u: %s", done + 1 < total ? done + 1 : total, total, step);
-        line_shown = true;
-    }
+    ctl_progress_line("step %u of %u: %s", done + 1 < total ? done + 1 : total, total, step);
     return interrupted == 0;
 }

@@ -66,7 +66,7 @@ attn_status_t ctl_dtype_parse(const char *text, uint32_t *ret, attn_error_t *err
     return attn_error_set(err, ATTN_ERR_INVALID_ARGUMENT, "--dtype is '%.60s'; it must be fp16, bf16 or fp32", text);
 }
 
-static attn_status_t layout_parse(const char *text, uint32_t *ret, attn_error_t *err)
+attn_status_t ctl_layout_parse(const char *text, uint32_t *ret, attn_error_t *err)
 {
     for (uint32_t layout = ATTN_LAYOUT_BSHD; layout <= ATTN_LAYOUT_THD; layout++) {
         if (strcmp(text, attn_layout_name((attn_layout_t)layout)) == 0) {
@@ -343,7 +343,7 @@ attn_status_t ctl_tensors_open(const ctl_options_t *options, bool fill, ctl_tens
     tensors.spec.sm_scale = (float)options->sm_scale;
     tensors.spec.softcap = (float)options->softcap;
     if (options->layout != NULL) {
-        status = layout_parse(options->layout, &tensors.spec.layout, err);
+        status = ctl_layout_parse(options->layout, &tensors.spec.layout, err);
     }
     if (status == ATTN_OK) {
         status = options->input != NULL ? safetensors_open(options->input, &tensors, err)

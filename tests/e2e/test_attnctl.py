@@ -24,7 +24,7 @@ def ctl(attnd, attnctl):
 def test_help_and_version(attnctl):
     assert "compare" in attnctl("--help").stdout
     assert attnctl("--version").stdout.startswith("attnctl ")
-    for command in ("run", "compare", "variants", "stats", "health"):
+    for command in ("run", "compare", "bench", "variants", "stats", "top", "health"):
         assert "--server" in attnctl(command, "--help").stdout
 
 
@@ -118,6 +118,33 @@ def test_variants(ctl):
 def test_stats(ctl):
     assert "attnd_" in ctl("stats").stdout
     assert any(s["name"].startswith("attnd_") for s in json.loads(ctl("stats", "--json").stdout))
+
+
+def test_stats_summarises_histograms(attnd, ctl):
+    assert attnd.post("/v1/attention?variant=cpu", Problem().safetensors()).status == 200
+    (line,) = [line for line in ctl("stats").stdout.splitlines() if line.startswith("attnd_queue_seconds ")]
+    assert "p50" in line and "p99" in line
+
+
+def test_top(attnd, ctl):
+    """Two looks with load between them: rates are of that time, and devices and variants have a line each."""
+    import subprocess
+
+    load = subprocess.Popen([str(BIN / "attnctl"), "bench", "--server", attnd.url, "--shape", "1,16,16,2/1,32", "--variant", "cpu", "--rate", "100",
+                             "--arrivals", "uniform", "--warmup-seconds", "0", "--seconds", "3"], stdout=subprocess.DEVNULL)
+    try:
+        looks = [json.loads(line) for line in ctl("top", "--interval", "1", "--count", "2", "--json").stdout.splitlines()]
+        text = ctl("top", "--interval", "0.3", "--count", "1").stdout
+    finally:
+        assert load.wait(60) == 0
+    assert len(looks) == 2
+    last = looks[1]
+    assert 50 < last["answered_per_s"] < 150 and last["queue_p50_us"] > 0 and last["http_p99_us"] >= last["http_p50_us"]
+    (device,) = [d for d in last["devices"] if d["device"] == "CPU"]
+    assert device["ready"] == 1
+    (variant,) = [v for v in last["variants"] if v["variant"] == "cpu"]
+    assert 50 < variant["answered_per_s"] < 150 and variant["kernel_p50_us"] > 0
+    assert "queue p50 us" in text and "CPU" in text and "nan" not in text
 
 
 def test_health(ctl, attnctl):

@@ -1,5 +1,6 @@
 /* test_attnctl.c: the readers of attnctl: options, shapes, .npy and safetensors files, and the file that it writes. */
 #include <check.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -7,6 +8,7 @@
 
 #include "attn/accuracy.h"
 #include "ctl.h"
+#include "samples.h"
 
 static attn_error_t error;
 
@@ -152,6 +154,54 @@ START_TEST(test_npy_wrong)
     ck_assert_int_eq(ctl_npy_read("x", file, bytes, &npy, &error), ATTN_ERR_INVALID_ARGUMENT);
     ck_assert_uint_eq(npy.rank, 9);
     free(file);
+}
+END_TEST
+
+/* ---- metrics ---- */
+
+static ctl_samples_t samples_of(const char *text)
+{
+    ctl_samples_t samples;
+    ck_assert_int_eq(ctl_samples_read(strdup(text), &samples, &error), ATTN_OK);
+    return samples;
+}
+
+START_TEST(test_samples)
+{
+    ctl_samples_t samples = samples_of("# HELP a b\na 3\nb{x=\"1\",yx=\"2\"} 4.5\nb{x=\"11\"} 1e3\n\nnonsense\n");
+    char value[8];
+    ck_assert_uint_eq(samples.count, 3);
+    ck_assert_str_eq(samples.samples[0].name, "a");
+    ck_assert_str_eq(samples.samples[2].text, "1e3");
+    ck_assert_double_eq(ctl_samples_sum(&samples, "b", NULL), 1004.5);
+    ck_assert_double_eq(ctl_samples_sum(&samples, "b", "x=\"1\""), 4.5);
+    ck_assert_double_eq(ctl_samples_sum(&samples, "b", "yx=\"2\""), 4.5);
+    ck_assert(isnan(ctl_samples_sum(&samples, "b", "x=\"2\"")));
+    ck_assert(isnan(ctl_samples_sum(&samples, "c", NULL)));
+    ctl_sample_label(&samples.samples[1], "x", value, sizeof value);
+    ck_assert_str_eq(value, "1");
+    ctl_sample_label(&samples.samples[1], "y", value, sizeof value);
+    ck_assert_str_eq(value, "");
+    ctl_samples_free(&samples);
+}
+END_TEST
+
+START_TEST(test_sample_quantiles)
+{
+    ctl_samples_t before = samples_of("h_bucket{v=\"a\",le=\"1\"} 5\nh_bucket{v=\"a\",le=\"2\"} 5\n"
+                                      "h_bucket{v=\"a\",le=\"+Inf\"} 5\n");
+    ctl_samples_t now = samples_of("h_bucket{v=\"a\",le=\"1\"} 15\nh_bucket{v=\"a\",le=\"2\"} 95\n"
+                                   "h_bucket{v=\"a\",le=\"+Inf\"} 105\nh_bucket{v=\"b\",le=\"4\"} 0\n"
+                                   "h_bucket{v=\"b\",le=\"+Inf\"} 9\n");
+    /* Since `before`: 10 up to 1, 80 up to 2, 10 above. */
+    ck_assert_double_eq(ctl_samples_quantile(&now, &before, "h", "v=\"a\"", 0.5), 1.5);
+    ck_assert_double_eq(ctl_samples_quantile(&now, &before, "h", "v=\"a\"", 0.05), 0.5);
+    ck_assert_double_eq(ctl_samples_quantile(&now, &before, "h", "v=\"a\"", 0.99), 2);
+    ck_assert_double_eq(ctl_samples_quantile(&now, NULL, "h", "v=\"b\"", 0.5), 4);
+    ck_assert(isnan(ctl_samples_quantile(&now, &now, "h", "v=\"a\"", 0.5)));
+    ck_assert(isnan(ctl_samples_quantile(&now, NULL, "none", NULL, 0.5)));
+    ctl_samples_free(&now);
+    ctl_samples_free(&before);
 }
 END_TEST
 
@@ -328,6 +378,8 @@ int main(void)
     tcase_add_test(pure, test_shape);
     tcase_add_test(pure, test_npy);
     tcase_add_loop_test(pure, test_npy_wrong, 0, (int)(sizeof npy_wrong / sizeof npy_wrong[0]));
+    tcase_add_test(pure, test_samples);
+    tcase_add_test(pure, test_sample_quantiles);
     suite_add_tcase(suite, pure);
     TCase *files = tcase_create("files");
     tcase_add_checked_fixture(files, folder_make, folder_remove);
