@@ -54,6 +54,21 @@ static attn_status_t place_input(attn_intake_t *intake, uint64_t bytes, attn_pla
     return attn_admit_place(intake->ticket, false, bytes, place, address, err);
 }
 
+/* O's place, with a page before it where it can be: head and O are sent as one piece then. Nothing follows O when LSE
+ * is returned too, because each tensor that a worker writes begins a page of its own. */
+static attn_status_t place_o(attn_intake_t *intake, uint64_t room, attn_error_t *err)
+{
+    const uint64_t bytes = intake->ask.sizes.o;
+    attn_status_t status = attn_admit_place(intake->ticket, true, bytes + room, &intake->o, &intake->o_address, err);
+    if (status == ATTN_OK && room > 0) {
+        intake->o_room = (size_t)room;
+        intake->o_address = (char *)intake->o_address + room;
+        intake->o.offset += room;
+        intake->o.bytes = bytes;
+    }
+    return status;
+}
+
 /* Exact credit and places, once the metadata is known. */
 static attn_status_t place_all(attn_intake_t *intake, bool has_inputs, attn_error_t *err)
 {
@@ -66,8 +81,9 @@ static attn_status_t place_all(attn_intake_t *intake, bool has_inputs, attn_erro
         }
         outputs += truth;
     }
+    const uint64_t room = intake->options.compare || sizes->lse > 0 || sizes->o == 0 ? 0 : ATTN_WIRE_PAGE;
     /* Inputs that the daemon makes get their credit from the compare job. */
-    attn_status_t status = has_inputs ? attn_admit_resize(intake->ticket, inputs, outputs, err) : ATTN_OK;
+    attn_status_t status = has_inputs ? attn_admit_resize(intake->ticket, inputs, outputs + room, err) : ATTN_OK;
     if (status == ATTN_OK && has_inputs) {
         status = place_input(intake, sizes->q, &intake->q, &intake->q_address, err);
     }
@@ -78,7 +94,7 @@ static attn_status_t place_all(attn_intake_t *intake, bool has_inputs, attn_erro
         status = place_input(intake, sizes->v, &intake->v, &intake->v_address, err);
     }
     if (status == ATTN_OK && !intake->options.compare) {
-        status = attn_admit_place(intake->ticket, true, sizes->o, &intake->o, &intake->o_address, err);
+        status = place_o(intake, room, err);
     }
     if (status == ATTN_OK && !intake->options.compare && intake->ask.spec.return_lse) {
         status = attn_admit_place(intake->ticket, true, sizes->lse, &intake->lse, &intake->lse_address, err);

@@ -38,7 +38,8 @@ typedef struct attn_intake {
     attn_ticket_t *ticket;
     attn_place_t q, k, v, o, lse;
     void *q_address, *k_address, *v_address, *o_address, *lse_address; /* NULL when not placed */
-    bool metadata_known;                                               /* ask.id and the spec may be used (for logs) */
+    size_t o_room;       /* bytes in front of O that belong to it: the head of the answer may be written there */
+    bool metadata_known; /* ask.id and the spec may be used (for logs) */
 
     /* The intake's own. */
     uint64_t received, tensors_begin;

@@ -70,7 +70,8 @@ void attn_http_reply_json(attn_http_call_t *call, int http_status, char *text);
 void attn_http_reply_bytes(attn_http_call_t *call, int http_status, const char *content_type, void *data, size_t bytes);
 void attn_http_reply_error(attn_http_call_t *call, const attn_error_t *err, const attn_missing_t *missing);
 
-/* Head from malloc, then bytes of the arena without a copy; the ticket is closed when they are sent. */
+/* Head from malloc (or NULL), then bytes of the arena without a copy; the ticket is closed when they are sent. One part
+ * without a head goes out in one piece with the HTTP head. */
 typedef struct attn_http_part {
     const void *data;
     uint64_t bytes;

@@ -124,7 +124,7 @@ static struct MHD_Response *make_response(http_reply_t *reply)
         return response;
     }
     struct MHD_IoVec vector[1 + HTTP_PARTS_MAX] = {{.iov_base = reply->data, .iov_len = reply->bytes}};
-    unsigned count = 1;
+    unsigned count = reply->data != NULL ? 1 : 0;
     for (uint32_t i = 0; i < reply->part_count; i++) {
         vector[count++] = (struct MHD_IoVec){.iov_base = reply->parts[i].data, .iov_len = reply->parts[i].bytes};
     }
@@ -133,7 +133,11 @@ static struct MHD_Response *make_response(http_reply_t *reply)
         return NULL;
     }
     *owned = (owned_t){reply->data, reply->ticket};
-    struct MHD_Response *response = MHD_create_response_from_iovec(vector, count, owned_free, owned);
+    /* libmicrohttpd sends its head together with a buffer, but before a vector. */
+    struct MHD_Response *response =
+        count == 1 ? MHD_create_response_from_buffer_with_free_callback_cls(
+                         vector[0].iov_len, (void *)(uintptr_t)vector[0].iov_base, owned_free, owned)
+                   : MHD_create_response_from_iovec(vector, count, owned_free, owned);
     if (response == NULL) {
         free(owned);
         return NULL;

@@ -447,6 +447,10 @@ START_TEST(intake_scatters)
         ck_assert_mem_eq(intake.q_address, tensors + 96, 48);
         ck_assert_uint_eq(intake.q.offset % 4096, 0);
         ck_assert_uint_eq(intake.o.bytes, 48);
+        ck_assert_uint_eq(intake.o.offset % 4096, 0);
+        ck_assert_uint_ge(intake.o_room, 1024);
+        ck_assert_uint_ge(intake.o.offset, intake.o_room);
+        memset((char *)intake.o_address - intake.o_room, 0xee, intake.o_room + 48); /* belongs to the request */
         attn_intake_close(&intake);
         attn_intake_close(&intake);
     }

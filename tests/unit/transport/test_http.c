@@ -3,6 +3,8 @@
 #include <arpa/inet.h>
 #include <check.h>
 #include <endian.h>
+#include <linux/tcp.h>
+#include <netinet/in.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -257,6 +259,31 @@ START_TEST(streams)
 }
 END_TEST
 
+/* Data segments that an answer to the body came in. */
+static uint32_t segments_of_answer(const char *query)
+{
+    char text[4096];
+    struct tcp_info info;
+    socklen_t size = sizeof info;
+    int fd = dial();
+    size_t bytes = post_head(text, sizeof text, query);
+    say(fd, text, bytes);
+    say(fd, body, body_bytes);
+    ck_assert_int_eq(answer_of(fd, text, sizeof text), 200);
+    ck_assert_int_eq(getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &size), 0);
+    close(fd);
+    return info.tcpi_data_segs_in;
+}
+
+START_TEST(an_answer_is_one_piece)
+{
+    START("--http-threads", "2");
+    ck_assert_uint_eq(segments_of_answer(""), 1);
+    ck_assert_uint_eq(segments_of_answer("?return_lse=true"), 2); /* LSE does not lie behind O */
+    stop();
+}
+END_TEST
+
 static bool one_cancelled(void)
 {
     return atomic_load(&fake_cancelled) == 1;
@@ -486,6 +513,7 @@ int main(void)
     TCase *tests = tcase_create("http");
     tcase_set_timeout(tests, 60);
     tcase_add_test(tests, answers);
+    tcase_add_test(tests, an_answer_is_one_piece);
     tcase_add_test(tests, streams);
     tcase_add_test(tests, a_client_that_leaves_cancels);
     tcase_add_test(tests, clients_that_leave_everywhere);
