@@ -73,6 +73,8 @@ static const option_t table[] = {
            "how long a request may wait for others to be merged with"),
     NUMBER("queue-limit", queue_limit, "1024", 1, 1048576, "requests waiting for a device; one more gets 503"),
     NUMBER("http-threads", http_threads, "0", 0, 64, "threads of the HTTP door; 0 = one per core, from 2 to 4"),
+    NUMBER("http-spin-us", http_spin_us, "0", 0, 10000,
+           "how long such a thread looks for more before it sleeps; 0 = 200 on 8 cores or more, else not at all"),
     NUMBER("max-connections", max_connections, "4096", 8, 1048576, "open HTTP connections"),
     NUMBER("max-connections-per-peer", max_connections_per_peer, "0", 0, 1048576,
            "open HTTP connections of one address; 0 = no limit (behind a proxy all come from one)"),

@@ -1,9 +1,7 @@
-/* transport/http.c: the HTTP door as a whole: sockets, libmicrohttpd's daemons, drain and end. Called by main alone. */
+/* transport/http.c: the HTTP door as a whole: its sockets, start, drain and end. Called by main alone. */
 #include <arpa/inet.h>
 #include <errno.h>
 #include <netinet/in.h>
-#include <stdarg.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
@@ -12,15 +10,10 @@
 #include <unistd.h>
 
 #include "base/clock.h"
-#include "base/cpus.h"
 #include "base/fd.h"
-#include "base/log.h"
 #include "transport/http_internal.h"
 
-/* An upload chunk is about half of it; more brought nothing in speed (measured with libmicrohttpd 0.9.75). */
-#define CONNECTION_MEMORY (64u * 1024u)
 #define BACKLOG 1024
-#define PROBE_CONNECTIONS 64
 
 static attn_status_t listen_on(const char *bind_to, uint16_t port, int *ret_fd, uint16_t *ret_port, attn_error_t *err)
 {
@@ -60,64 +53,16 @@ static attn_status_t listen_on(const char *bind_to, uint16_t port, int *ret_fd, 
     return ATTN_OK;
 }
 
-static void log_library(void *cls, const char *format, va_list args) __attribute__((format(printf, 2, 0)));
-static void log_library(void *cls, const char *format, va_list args)
+static attn_status_t door_open(http_door_t *door, uint16_t port, attn_error_t *err)
 {
-    char text[256];
-    if (attn_log_enabled(ATTN_LOG_DEBUG)) {
-        vsnprintf(text, sizeof text, format, args);
-        ATTN_LOG(ATTN_LOG_DEBUG, "libmicrohttpd", attn_log_text("says", text));
-    }
-}
-
-static unsigned thread_count(const attn_options_t *options)
-{
-    if (options->http_threads > 0) {
-        return options->http_threads;
-    }
-    double cores = attn_cpus_usable();
-    return cores >= 4 ? 4 : cores >= 3 ? 3 : 2;
-}
-
-static attn_status_t door_open(attn_http_t *http, http_door_t *door, uint16_t port, unsigned threads, attn_error_t *err)
-{
-    const attn_options_t *options = http->front->options;
-    attn_status_t status = listen_on(options->bind, port, &door->listen_fd, &door->port, err);
-    if (status != ATTN_OK) {
-        return status;
-    }
-    struct MHD_OptionItem items[] = {
-        {MHD_OPTION_EXTERNAL_LOGGER, (intptr_t)log_library, NULL},
-        {MHD_OPTION_LISTEN_SOCKET, door->listen_fd, NULL},
-        {MHD_OPTION_CONNECTION_LIMIT, door->probes_only ? PROBE_CONNECTIONS : (intptr_t)options->max_connections, NULL},
-        {MHD_OPTION_CONNECTION_MEMORY_LIMIT, CONNECTION_MEMORY, NULL},
-        {MHD_OPTION_URI_LOG_CALLBACK, (intptr_t)http_on_uri, door},
-        {MHD_OPTION_NOTIFY_COMPLETED, (intptr_t)http_on_completed, door},
-        {MHD_OPTION_NOTIFY_CONNECTION, (intptr_t)http_on_connection, door},
-        {MHD_OPTION_SIGPIPE_HANDLED_BY_APP, 1, NULL},
-        {MHD_OPTION_PER_IP_CONNECTION_LIMIT, (intptr_t)options->max_connections_per_peer, NULL},
-        {threads > 1 ? MHD_OPTION_THREAD_POOL_SIZE : MHD_OPTION_END, threads, NULL},
-        {MHD_OPTION_END, 0, NULL},
-    };
-    errno = 0;
-    door->daemon = MHD_start_daemon(MHD_USE_EPOLL_INTERNAL_THREAD | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG, 0,
-                                    NULL, NULL, http_on_access, door, MHD_OPTION_ARRAY, items, MHD_OPTION_END);
-    if (door->daemon == NULL) {
-        attn_fd_close(&door->listen_fd);
-        return attn_error_set(err, ATTN_ERR_SYSTEM, "cannot start the HTTP door on port %u: %s", door->port,
-                              errno != 0 ? strerror(errno)
-                                         : "libmicrohttpd refused; is the limit of open files too low?");
-    }
-    return ATTN_OK;
+    attn_status_t status = listen_on(door->front->options->bind, port, &door->listen_fd, &door->port, err);
+    return status == ATTN_OK ? http_loops_start(door, err) : status;
 }
 
 static void door_close(http_door_t *door)
 {
-    if (door->daemon != NULL) {
-        MHD_stop_daemon(door->daemon);
-        door->daemon = NULL;
-        door->listen_fd = -1; /* closed by libmicrohttpd, or when draining began */
-    }
+    http_loops_stop(door);
+    attn_fd_close(&door->listen_fd);
 }
 
 attn_status_t attn_http_start(attn_front_t *front, attn_http_t **ret, attn_error_t *err)
@@ -132,17 +77,17 @@ attn_status_t attn_http_start(attn_front_t *front, attn_http_t **ret, attn_error
     http->started_s = (int64_t)time(NULL);
     http->epoll_fd = http->bell_fd = -1;
     pthread_mutex_init(&http->lock, NULL);
-    http->main = (http_door_t){front, http, NULL, false, 0, -1};
-    http->probes = (http_door_t){front, http, NULL, true, 0, -1};
+    http->main = (http_door_t){.front = front, .http = http, .listen_fd = -1};
+    http->probes = (http_door_t){.front = front, .http = http, .probes_only = true, .listen_fd = -1};
     if (getrandom(&http->id_seed, sizeof http->id_seed, GRND_NONBLOCK) != sizeof http->id_seed) {
         http->id_seed = (uint64_t)attn_clock_ns() ^ (uint64_t)time(NULL) << 20;
     }
     attn_status_t status = http_watch_start(http, err);
     if (status == ATTN_OK) {
-        status = door_open(http, &http->main, (uint16_t)options->http_port, thread_count(options), err);
+        status = door_open(&http->main, (uint16_t)options->http_port, err);
     }
     if (status == ATTN_OK && options->metrics_port != 0) {
-        status = door_open(http, &http->probes, (uint16_t)options->metrics_port, 1, err);
+        status = door_open(&http->probes, (uint16_t)options->metrics_port, err);
     }
     if (status != ATTN_OK) {
         attn_http_stop(http);
@@ -182,10 +127,8 @@ void attn_http_drain_refuse(attn_http_t *http)
 {
     atomic_store(&http->draining, true);
     atomic_store(&http->refusing, true);
-    if (http->main.daemon != NULL) {
-        int fd = MHD_quiesce_daemon(http->main.daemon);
-        attn_fd_close(&fd); /* connecting is refused from here on */
-    }
+    http_loops_quiesce(&http->main);
+    attn_fd_close(&http->main.listen_fd); /* connecting is refused from here on */
     http_watch_refuse_bodies(http);
 }
 

@@ -52,7 +52,9 @@ void http_call_release(attn_http_call_t *call)
 
 void http_on_completed(void *cls, struct MHD_Connection *mhd, void **con_cls, enum MHD_RequestTerminationCode code)
 {
+    http_loop_t *loop = cls;
     attn_http_call_t *call = *con_cls;
+    loop->events++;
     if (call == NULL) {
         return;
     }
@@ -199,7 +201,9 @@ static enum MHD_Result first_call(attn_http_call_t *call, const char *method, co
 enum MHD_Result http_on_access(void *cls, struct MHD_Connection *mhd, const char *url, const char *method,
                                const char *version, const char *data, size_t *data_bytes, void **con_cls)
 {
+    http_loop_t *loop = cls;
     attn_http_call_t *call = *con_cls;
+    loop->events++;
     if (call == NULL || call->uri == NULL) {
         return MHD_NO; /* no memory */
     }

@@ -76,18 +76,31 @@ typedef struct http_stream {
 } http_stream_t;
 #define HTTP_STREAM_BYTES (256u * 1024u)
 
-/* A daemon of libmicrohttpd: the main door, or the port for metrics and probes. */
+/* A thread and its daemon of libmicrohttpd. */
+typedef struct http_loop {
+    struct http_door *door;
+    struct MHD_Daemon *daemon;
+    pthread_t thread;
+    bool runs;
+    atomic_bool stopping, armed; /* armed: it sleeps, or is about to, and wants its bell rung */
+    int bell;
+    uint64_t events; /* the thread's own: callbacks so far */
+} http_loop_t;
+
+/* The main door, or the port for metrics and probes. */
 typedef struct http_door {
     attn_front_t *front;
     struct attn_http *http;
-    struct MHD_Daemon *daemon;
     bool probes_only;
     uint16_t port;
-    int listen_fd; /* libmicrohttpd's while its daemon runs */
+    int listen_fd; /* each daemon has a duplicate */
+    http_loop_t *loops;
+    unsigned loop_count;
 } http_door_t;
 
 typedef struct http_conn {
     http_door_t *door;
+    http_loop_t *loop;
     struct MHD_Connection *mhd;
     int fd;
     uint32_t slot; /* in the door's list */
@@ -166,7 +179,13 @@ const attn_http_route_t *http_route_find(const http_door_t *door, const char *me
 size_t http_route_index(const attn_http_route_t *route);
 #define HTTP_ROUTES_MAX 32
 
-/* http_call.c: callbacks of libmicrohttpd */
+/* http_loops.c. A failed start is undone by stop. */
+attn_status_t http_loops_start(http_door_t *door, attn_error_t *err);
+void http_loops_quiesce(http_door_t *door); /* takes no further connections */
+void http_loops_stop(http_door_t *door);
+void http_conn_resume(http_conn_t *conn); /* any thread, under conn->lock; in place of MHD_resume_connection() */
+
+/* http_call.c: callbacks of libmicrohttpd; `cls` is the loop */
 void *http_on_uri(void *cls, const char *uri, struct MHD_Connection *mhd);
 enum MHD_Result http_on_access(void *cls, struct MHD_Connection *mhd, const char *url, const char *method,
                                const char *version, const char *data, size_t *data_bytes, void **con_cls);
@@ -187,6 +206,7 @@ void http_stream_drop(attn_http_call_t *call);
 /* http_watch.c */
 attn_status_t http_watch_start(attn_http_t *http, attn_error_t *err);
 void http_watch_stop(attn_http_t *http);
+enum MHD_Result http_on_connect(void *cls, const struct sockaddr *address, socklen_t size);
 void http_on_connection(void *cls, struct MHD_Connection *mhd, void **socket_context,
                         enum MHD_ConnectionNotificationCode code);
 void http_conn_release(http_conn_t *conn);

@@ -41,7 +41,7 @@ static void hand_over(attn_http_call_t *call)
     bool parked = call->phase == HTTP_PARKED;
     call->phase = call->phase == HTTP_CUT ? HTTP_CUT : HTTP_REPLIED;
     if (parked) {
-        MHD_resume_connection(conn->mhd);
+        http_conn_resume(conn);
     }
     pthread_mutex_unlock(&conn->lock);
 }

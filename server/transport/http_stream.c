@@ -69,7 +69,7 @@ static void wake(attn_http_call_t *call)
 {
     if (call->stream.suspended) {
         call->stream.suspended = false;
-        MHD_resume_connection(call->conn->mhd);
+        http_conn_resume(call->conn);
     }
 }
 

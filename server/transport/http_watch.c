@@ -48,9 +48,9 @@ void http_conn_release(http_conn_t *conn)
     }
 }
 
-static void conn_open(http_door_t *door, struct MHD_Connection *mhd, void **socket_context)
+static void conn_open(http_loop_t *loop, struct MHD_Connection *mhd, void **socket_context)
 {
-    attn_http_t *http = door->http;
+    attn_http_t *http = loop->door->http;
     const union MHD_ConnectionInfo *fd = MHD_get_connection_info(mhd, MHD_CONNECTION_INFO_CONNECTION_FD);
     const union MHD_ConnectionInfo *address = MHD_get_connection_info(mhd, MHD_CONNECTION_INFO_CLIENT_ADDRESS);
     http_conn_t *conn = calloc(1, sizeof *conn);
@@ -58,7 +58,8 @@ static void conn_open(http_door_t *door, struct MHD_Connection *mhd, void **sock
         free(conn);
         return; /* without a context the first request closes the connection */
     }
-    conn->door = door;
+    conn->door = loop->door;
+    conn->loop = loop;
     conn->mhd = mhd;
     conn->fd = fd->connect_fd;
     conn->peer = hash_address(address != NULL ? address->client_addr : NULL);
@@ -108,13 +109,37 @@ static void conn_close(http_door_t *door, void **socket_context)
     http_conn_release(conn);
 }
 
+/* libmicrohttpd counts the connections of a peer for each of its daemons alone. */
+enum MHD_Result http_on_connect(void *cls, const struct sockaddr *address, socklen_t size)
+{
+    const http_loop_t *loop = cls;
+    const http_door_t *door = loop->door;
+    attn_http_t *http = door->http;
+    const uint32_t limit = door->front->options->max_connections_per_peer;
+    const uint64_t peer = hash_address(address);
+    uint32_t count = 0;
+    if (limit == 0) {
+        return MHD_YES;
+    }
+    pthread_mutex_lock(&http->lock);
+    for (uint32_t i = 0, left = http->open_conns; i < http->slot_count && left > 0; i++) {
+        const http_conn_t *conn = http->slots[i];
+        left -= conn != NULL;
+        count += conn != NULL && conn->door == door && conn->peer == peer;
+    }
+    pthread_mutex_unlock(&http->lock);
+    return count < limit ? MHD_YES : MHD_NO;
+}
+
 void http_on_connection(void *cls, struct MHD_Connection *mhd, void **socket_context,
                         enum MHD_ConnectionNotificationCode code)
 {
+    http_loop_t *loop = cls;
+    loop->events++;
     if (code == MHD_CONNECTION_NOTIFY_STARTED) {
-        conn_open(cls, mhd, socket_context);
+        conn_open(loop, mhd, socket_context);
     } else {
-        conn_close(cls, socket_context);
+        conn_close(loop->door, socket_context);
     }
 }
 

@@ -390,6 +390,30 @@ def test_many_connections_at_once(start):
     wait_for(lambda: d.post("/v1/attention", BODY).status == 200, "service after a flood of connections")
 
 
+def test_a_peer_has_its_number_of_connections(start):
+    """However the connections fall to the door's threads; and a place that came back is a place."""
+    d = start("--max-connections-per-peer", "5", "--http-threads", "3")
+
+    def served(peer, conns):
+        for _ in range(8):
+            raw = wire.Raw(d.port, peer=peer, timeout=5 * SLOW)
+            try:
+                raw.send(head("/v2/health/live", method="GET", content_type=None))
+                if raw.answer() is not None:
+                    conns.append(raw)
+            except OSError:
+                pass
+        return len(conns)
+
+    first, other = [], []
+    assert served("127.0.0.7", first) == 5
+    assert served("127.0.0.8", other) == 5
+    for raw in first + other:
+        raw.sock.close()
+    again = []
+    wait_for(lambda: served("127.0.0.7", again) == 5, "the places to come back")
+
+
 @pytest.mark.full
 def test_body_over_2_gib(start):
     """K and V of 1.1 GiB each for one query: every offset crosses 2^31, and the answer is checked."""

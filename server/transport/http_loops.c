@@ -1,0 +1,194 @@
+/* transport/http_loops.c: the threads that drive libmicrohttpd, each with a daemon of its own on the door's socket.
+ * Owns daemons and threads.
+ *
+ * libmicrohttpd's own threads sleep in epoll the moment that nothing is there. Waking a core that sleeps costs 10 to
+ * 35 us, and a request meets it twice here: when its first bytes come and when its answer is ready. So a thread that
+ * had something to do looks for more for a while before it sleeps, where there are cores to spare. */
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+
+#include "base/clock.h"
+#include "base/cpus.h"
+#include "base/fd.h"
+#include "base/log.h"
+#include "transport/http_internal.h"
+
+/* An upload chunk is about half of it; more brought nothing in speed (measured with libmicrohttpd 0.9.75). */
+#define CONNECTION_MEMORY (64u * 1024u)
+#define PROBE_CONNECTIONS 64
+#define SPIN_US 200 /* a caller that sends its next request at once is back within that time */
+#define SPIN_CORES 8
+
+static void log_library(void *cls, const char *format, va_list args) __attribute__((format(printf, 2, 0)));
+static void log_library(void *cls, const char *format, va_list args)
+{
+    char text[256];
+    if (attn_log_enabled(ATTN_LOG_DEBUG)) {
+        vsnprintf(text, sizeof text, format, args);
+        ATTN_LOG(ATTN_LOG_DEBUG, "libmicrohttpd", attn_log_text("says", text));
+    }
+}
+
+static unsigned thread_count(const http_door_t *door)
+{
+    if (door->probes_only) {
+        return 1;
+    }
+    if (door->front->options->http_threads > 0) {
+        return door->front->options->http_threads;
+    }
+    double cores = attn_cpus_usable();
+    return cores >= 4 ? 4 : cores >= 3 ? 3 : 2;
+}
+
+static int64_t spin_ns(const http_door_t *door)
+{
+    uint32_t us = door->front->options->http_spin_us;
+    if (us == 0 && attn_cpus_usable() >= SPIN_CORES) {
+        us = SPIN_US;
+    }
+    return door->probes_only ? 0 : us * ATTN_NS_PER_US;
+}
+
+static void *loop_main(void *arg)
+{
+    http_loop_t *loop = arg;
+    const int epoll_fd = MHD_get_daemon_info(loop->daemon, MHD_DAEMON_INFO_EPOLL_FD)->epoll_fd;
+    struct pollfd wait[2] = {{.fd = epoll_fd, .events = POLLIN}, {.fd = loop->bell, .events = POLLIN}};
+    const int64_t spin = spin_ns(loop->door);
+    int64_t until = 0;
+    uint64_t seen = 0;
+    bool armed = false;
+    prctl(PR_SET_NAME, "http");
+    while (!atomic_load_explicit(&loop->stopping, memory_order_relaxed)) {
+        MHD_UNSIGNED_LONG_LONG ms;
+        MHD_run_wait(loop->daemon, 0);
+        if (MHD_get_timeout(loop->daemon, &ms) == MHD_YES && ms == 0) {
+            continue; /* no connection has a timeout: it means that there is more to do */
+        }
+        if (spin > 0) {
+            int64_t now = attn_clock_ns();
+            until = loop->events != seen ? now + spin : until;
+            seen = loop->events;
+            if (now < until) {
+                attn_cpu_relax();
+                continue;
+            }
+        }
+        if (!armed) {
+            armed = true;
+            atomic_store(&loop->armed, true); /* and one look more, for what was resumed before */
+            continue;
+        }
+        poll(wait, 2, -1);
+        armed = false;
+        atomic_store(&loop->armed, false);
+        if (wait[1].revents != 0) {
+            attn_fd_bell_wait(loop->bell);
+        }
+    }
+    return NULL;
+}
+
+void http_conn_resume(http_conn_t *conn)
+{
+    http_loop_t *loop = conn->loop;
+    MHD_resume_connection(conn->mhd);
+    if (atomic_load(&loop->armed) && atomic_exchange(&loop->armed, false)) {
+        attn_fd_bell_ring(loop->bell);
+    }
+}
+
+static attn_status_t loop_open(http_door_t *door, http_loop_t *loop, attn_error_t *err)
+{
+    const uint32_t connections = door->probes_only ? PROBE_CONNECTIONS : door->front->options->max_connections;
+    int fd = fcntl(door->listen_fd, F_DUPFD_CLOEXEC, 0);
+    struct MHD_OptionItem items[] = {
+        {MHD_OPTION_EXTERNAL_LOGGER, (intptr_t)log_library, NULL},
+        {MHD_OPTION_LISTEN_SOCKET, fd, NULL},
+        {MHD_OPTION_CONNECTION_LIMIT, (intptr_t)((connections + door->loop_count - 1) / door->loop_count), NULL},
+        {MHD_OPTION_CONNECTION_MEMORY_LIMIT, CONNECTION_MEMORY, NULL},
+        {MHD_OPTION_URI_LOG_CALLBACK, (intptr_t)http_on_uri, loop},
+        {MHD_OPTION_NOTIFY_COMPLETED, (intptr_t)http_on_completed, loop},
+        {MHD_OPTION_NOTIFY_CONNECTION, (intptr_t)http_on_connection, loop},
+        {MHD_OPTION_SIGPIPE_HANDLED_BY_APP, 1, NULL},
+        {MHD_OPTION_END, 0, NULL},
+    };
+    /* Without libmicrohttpd's own eventfd, which it writes at each resume and takes without looking at what was resumed
+     * (0.9.75, MHD_epoll): http_conn_resume() rings a bell here, and only when this thread sleeps. */
+    const unsigned flags = MHD_USE_EPOLL | (MHD_ALLOW_SUSPEND_RESUME & ~(unsigned)MHD_USE_ITC) | MHD_USE_ERROR_LOG;
+    errno = 0;
+    loop->daemon = fd >= 0 ? MHD_start_daemon(flags, 0, http_on_connect, loop, http_on_access, loop, MHD_OPTION_ARRAY,
+                                              items, MHD_OPTION_END)
+                           : NULL;
+    if (loop->daemon == NULL) {
+        attn_error_set(err, ATTN_ERR_SYSTEM, "cannot start the HTTP door on port %u: %s", door->port,
+                       errno != 0 ? strerror(errno) : "libmicrohttpd refused; is the limit of open files too low?");
+        attn_fd_close(&fd);
+        return ATTN_ERR_SYSTEM;
+    }
+    return ATTN_OK;
+}
+
+attn_status_t http_loops_start(http_door_t *door, attn_error_t *err)
+{
+    unsigned count = thread_count(door);
+    door->loops = calloc(count, sizeof *door->loops);
+    if (door->loops == NULL) {
+        return attn_error_set(err, ATTN_ERR_NO_MEMORY, "no memory for the HTTP door");
+    }
+    door->loop_count = count;
+    for (unsigned i = 0; i < count; i++) {
+        door->loops[i] = (http_loop_t){.door = door, .bell = -1};
+    }
+    attn_status_t status = ATTN_OK;
+    for (unsigned i = 0; i < count && status == ATTN_OK; i++) {
+        status = attn_fd_event(false, &door->loops[i].bell, err);
+        if (status == ATTN_OK) {
+            status = loop_open(door, &door->loops[i], err);
+        }
+    }
+    for (unsigned i = 0; i < count && status == ATTN_OK; i++) {
+        int error = pthread_create(&door->loops[i].thread, NULL, loop_main, &door->loops[i]);
+        door->loops[i].runs = error == 0;
+        if (error != 0) {
+            status = attn_error_set(err, ATTN_ERR_SYSTEM, "cannot start a thread: %s", strerror(error));
+        }
+    }
+    return status;
+}
+
+void http_loops_quiesce(http_door_t *door)
+{
+    for (unsigned i = 0; i < door->loop_count; i++) {
+        if (door->loops[i].daemon != NULL) {
+            int fd = MHD_quiesce_daemon(door->loops[i].daemon);
+            attn_fd_close(&fd);
+        }
+    }
+}
+
+void http_loops_stop(http_door_t *door)
+{
+    for (unsigned i = 0; i < door->loop_count; i++) {
+        http_loop_t *loop = &door->loops[i];
+        atomic_store(&loop->stopping, true);
+        if (loop->runs) {
+            attn_fd_bell_ring(loop->bell);
+            pthread_join(loop->thread, NULL);
+        }
+        if (loop->daemon != NULL) {
+            MHD_stop_daemon(loop->daemon);
+        }
+        attn_fd_close(&loop->bell);
+    }
+    free(door->loops);
+    door->loops = NULL;
+    door->loop_count = 0;
+}
