@@ -92,9 +92,9 @@ def torch_service(python, device):
     return Server([python, HERE / "peers" / "torch_service.py", "--port", port, "--device", device], port=port)
 
 
-def load(binary, server, path, body, connections, seconds, warmup=0.5):
+def load(binary, server, path, body, connections, seconds, warmup=0.5, flags=()):
     done = subprocess.run([str(binary), "--port", str(server.port), "--path", path, "--body", str(body), "--type", "application/safetensors",
-                           "--connections", str(connections), "--seconds", str(seconds), "--warmup", str(warmup)],
+                           "--connections", str(connections), "--seconds", str(seconds), "--warmup", str(warmup), *flags],
                           capture_output=True, text=True, timeout=seconds + warmup + 60)
     if done.returncode != 0:
         raise SystemExit(f"http_load failed: {done.stdout}{done.stderr}")
