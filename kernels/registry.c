@@ -58,6 +58,27 @@ static void supports_device(const attn_variant_info_t *info, const attn_device_t
                          info->arch_max);
 }
 
+static bool spans_overlap(const attn_span_t *a, const attn_span_t *b)
+{
+    if (a->space != b->space || a->bytes == 0 || b->bytes == 0)
+        return false;
+    return a->begin <= b->begin ? b->begin - a->begin < a->bytes : a->begin - b->begin < b->bytes;
+}
+
+bool attn_outputs_overlap(const attn_span_t *inputs, size_t input_count, const attn_span_t *outputs,
+                          size_t output_count)
+{
+    for (size_t i = 0; i < output_count; i++) {
+        for (size_t j = 0; j < input_count; j++)
+            if (spans_overlap(&outputs[i], &inputs[j]))
+                return true;
+        for (size_t j = 0; j < i; j++)
+            if (spans_overlap(&outputs[i], &outputs[j]))
+                return true;
+    }
+    return false;
+}
+
 attn_status_t attn_variant_supports(const attn_variant_info_t *info, const attn_need_t *need,
                                     const attn_device_t *device, attn_missing_t *ret_missing)
 {
@@ -85,6 +106,8 @@ attn_status_t attn_variant_supports(const attn_variant_info_t *info, const attn_
     if (need->stride_alignment < info->stride_alignment)
         attn_missing_add(&missing, "alignment: strides are multiples of %u bytes, %u are needed",
                          need->stride_alignment, info->stride_alignment);
+    if (need->outputs_overlap)
+        attn_missing_add(&missing, "overlap: an output lies over an input or another output, each needs its own bytes");
     if (info->supports_extra)
         info->supports_extra(info, need, device, &missing);
     if (ret_missing)

@@ -65,7 +65,7 @@ const attn_variant_info_t attn_variant_info_unified = {
  * s_q <= s_kv. Their names keep these limits. */
 const attn_variant_info_t attn_variant_info_gqa_fwd_ws = {
     .name = "gqa_fwd_ws",
-    .summary = "deprecated name of `unified`, limited to square attention with d = 128",
+    .summary = "deprecated name of `unified`, limited to square attention, fp16, d = 128",
     .deprecated_for = "unified",
     .devices = 1u << ATTN_DEVICE_CUDA,
     .run_class = ATTN_CLASS_SERVE,
@@ -73,12 +73,12 @@ const attn_variant_info_t attn_variant_info_gqa_fwd_ws = {
     .auto_select = false,
     .arch_min = 90,
     .arch_max = 90,
-    .dtypes = (1u << ATTN_DTYPE_F16) | (1u << ATTN_DTYPE_BF16),
+    .dtypes = 1u << ATTN_DTYPE_F16,
     .d_min = 128,
     .d_max = 128,
     .d_multiple = 128,
-    .features = ATTN_FEATURE_CAUSAL | ATTN_FEATURE_NON_CAUSAL | ATTN_FEATURE_GQA | ATTN_FEATURE_LSE |
-                ATTN_FEATURE_BHSD | ATTN_FEATURE_SCALE,
+    .features =
+        ATTN_FEATURE_CAUSAL | ATTN_FEATURE_NON_CAUSAL | ATTN_FEATURE_GQA | ATTN_FEATURE_BHSD | ATTN_FEATURE_SCALE,
     .alignment = 16,
     .stride_alignment = 16,
     .supports_extra = supports_lengths,
@@ -87,7 +87,7 @@ const attn_variant_info_t attn_variant_info_gqa_fwd_ws = {
 
 const attn_variant_info_t attn_variant_info_gqa_prefill_fwd_ws = {
     .name = "gqa_prefill_fwd_ws",
-    .summary = "deprecated name of `unified`, limited to causal attention with s_q <= s_kv and d = 128",
+    .summary = "deprecated name of `unified`, limited to causal attention with s_q <= s_kv, fp16, d = 128",
     .deprecated_for = "unified",
     .devices = 1u << ATTN_DEVICE_CUDA,
     .run_class = ATTN_CLASS_SERVE,
@@ -95,12 +95,12 @@ const attn_variant_info_t attn_variant_info_gqa_prefill_fwd_ws = {
     .auto_select = false,
     .arch_min = 90,
     .arch_max = 90,
-    .dtypes = (1u << ATTN_DTYPE_F16) | (1u << ATTN_DTYPE_BF16),
+    .dtypes = 1u << ATTN_DTYPE_F16,
     .d_min = 128,
     .d_max = 128,
     .d_multiple = 128,
-    .features = ATTN_FEATURE_CAUSAL | ATTN_FEATURE_GQA | ATTN_FEATURE_RECTANGULAR | ATTN_FEATURE_LSE |
-                ATTN_FEATURE_BHSD | ATTN_FEATURE_SCALE,
+    .features =
+        ATTN_FEATURE_CAUSAL | ATTN_FEATURE_GQA | ATTN_FEATURE_RECTANGULAR | ATTN_FEATURE_BHSD | ATTN_FEATURE_SCALE,
     .alignment = 16,
     .stride_alignment = 16,
     .supports_extra = supports_lengths,

@@ -7,6 +7,7 @@
 #include "base/clock.h"
 #include "sched/batcher.h"
 #include "sched/internal.h"
+#include "sched/places.h"
 
 /* A timed job keeps the other class of workers off its device for at most this long, and waits at most this long for
  * the other class to come to rest before nothing new is given to it. */
@@ -152,6 +153,7 @@ static attn_status_t choose(attn_sched_t *sched, attn_request_t *request)
     }
     attn_need_t need;
     attn_spec_need(&request->spec, request->cu_seqlens_q, request->cu_seqlens_k, ATTN_WIRE_PAGE, &need);
+    need.outputs_overlap = attn_places_overlap(request);
     if (request->op == ATTN_OP_RUN)
         return choose_variant(sched, request, &need, offered, count);
     choose_for_operation(sched, request, &need, offered, count);

@@ -118,7 +118,17 @@ typedef struct attn_need {
     double bytes;              /* tensors in and out */
     uint32_t alignment;        /* largest power of two (at most 4096) that divides every base address */
     uint32_t stride_alignment; /* the same for every stride in bytes */
+    bool outputs_overlap;      /* an output shares bytes with an input or with the other output: nothing can do that */
 } attn_need_t;
+
+/* Bytes of one space of addresses (a region, a process). */
+typedef struct attn_span {
+    uint64_t space, begin, bytes;
+} attn_span_t;
+
+/* For attn_need_t.outputs_overlap. A span of 0 bytes overlaps nothing. */
+bool attn_outputs_overlap(const attn_span_t *inputs, size_t input_count, const attn_span_t *outputs,
+                          size_t output_count);
 
 #define ATTN_MISSING_MAX 12
 #define ATTN_MISSING_TEXT 112

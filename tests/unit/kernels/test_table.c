@@ -229,6 +229,86 @@ START_TEST(never_replaces_a_named_one)
 }
 END_TEST
 
+START_TEST(outputs_lie_apart)
+{
+    const attn_span_t inputs[] = {{1, 0, 100}, {1, 50, 100}, {2, 0, 10}};
+    attn_span_t outputs[] = {{1, 150, 10}, {1, 160, 4}};
+    ck_assert(!attn_outputs_overlap(inputs, 3, outputs, 2));
+    outputs[0].begin = 149;
+    ck_assert(attn_outputs_overlap(inputs, 3, outputs, 2));
+    outputs[0].bytes = 0; /* nothing of it lies anywhere */
+    ck_assert(!attn_outputs_overlap(inputs, 3, outputs, 2));
+    outputs[0] = (attn_span_t){2, 10, UINT64_MAX - 10}; /* no sum overflows */
+    ck_assert(!attn_outputs_overlap(inputs, 3, outputs, 2));
+    outputs[0] = (attn_span_t){3, 0, 5};
+    outputs[1] = (attn_span_t){3, 4, 5};
+    ck_assert(attn_outputs_overlap(inputs, 3, outputs, 2));
+    ck_assert(!attn_outputs_overlap(inputs, 3, outputs, 1));
+
+    attn_need_t need = need_of(ATTN_DTYPE_F16, 128);
+    attn_missing_t missing;
+    need.outputs_overlap = true;
+    size_t count;
+    const attn_variant_info_t *const *rows = attn_variant_table(&count);
+    for (size_t i = 0; i < count; i++) {
+        ck_assert_int_eq(attn_variant_supports(rows[i], &need, &cpu, &missing), ATTN_ERR_FAILED_PRECONDITION);
+        ck_assert_ptr_nonnull(strstr(missing.item[missing.count - 1], "overlap"));
+    }
+}
+END_TEST
+
+/* The deprecated names keep what the old kernels could and were; they are never chosen by auto. */
+START_TEST(aliases_keep_their_limits)
+{
+    const attn_variant_info_t *square = attn_variant_find("gqa_fwd_ws");
+    const attn_variant_info_t *prefill = attn_variant_find("gqa_prefill_fwd_ws");
+    const struct {
+        attn_dtype_t dtype;
+        uint32_t d;
+        int64_t s_q, s_kv;
+        bool causal, lse;
+        float softcap;
+        bool square_can, prefill_can;
+    } rows[] = {
+        {ATTN_DTYPE_F16, 128, 500, 500, true, false, 0, true, true},
+        {ATTN_DTYPE_F16, 128, 500, 500, false, false, 0, true, false},
+        {ATTN_DTYPE_F16, 128, 100, 500, true, false, 0, false, true},
+        {ATTN_DTYPE_F16, 128, 100, 500, false, false, 0, false, false},
+        {ATTN_DTYPE_F16, 128, 500, 100, true, false, 0, false, false},
+        {ATTN_DTYPE_F16, 64, 500, 500, true, false, 0, false, false},
+        {ATTN_DTYPE_F16, 256, 500, 500, true, false, 0, false, false},
+        {ATTN_DTYPE_BF16, 128, 500, 500, true, false, 0, false, false},
+        {ATTN_DTYPE_F16, 128, 500, 500, true, true, 0, false, false},
+        {ATTN_DTYPE_F16, 128, 500, 500, true, false, 30, false, false},
+        {ATTN_DTYPE_F16, 128, 0, 500, true, false, 0, false, false},
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+        attn_spec_t spec = {.dtype = rows[i].dtype,
+                            .layout = ATTN_LAYOUT_BSHD,
+                            .batch = 1,
+                            .h_q = 8,
+                            .h_kv = 2,
+                            .d = rows[i].d,
+                            .s_q = rows[i].s_q,
+                            .s_kv = rows[i].s_kv,
+                            .causal = rows[i].causal,
+                            .return_lse = rows[i].lse,
+                            .softcap = rows[i].softcap};
+        attn_sizes_t sizes;
+        attn_need_t need;
+        ck_assert_int_eq(attn_spec_measure(&spec, &sizes, NULL), ATTN_OK);
+        attn_spec_need(&spec, NULL, NULL, 4096, &need);
+        ck_assert_msg((attn_variant_supports(square, &need, &hopper, NULL) == ATTN_OK) == rows[i].square_can,
+                      "gqa_fwd_ws, row %zu", i);
+        ck_assert_msg((attn_variant_supports(prefill, &need, &hopper, NULL) == ATTN_OK) == rows[i].prefill_can,
+                      "gqa_prefill_fwd_ws, row %zu", i);
+    }
+    ck_assert_str_eq(square->deprecated_for, "unified");
+    ck_assert_str_eq(prefill->deprecated_for, "unified");
+    ck_assert(!square->auto_select && !prefill->auto_select);
+}
+END_TEST
+
 int main(void)
 {
     TCase *tests = tcase_create("table");
@@ -239,6 +319,8 @@ int main(void)
     tcase_add_test(tests, supports_lists_everything_missing);
     tcase_add_test(tests, selects_the_cheapest);
     tcase_add_test(tests, never_replaces_a_named_one);
+    tcase_add_test(tests, outputs_lie_apart);
+    tcase_add_test(tests, aliases_keep_their_limits);
     Suite *suite = suite_create("kernels_table");
     suite_add_tcase(suite, tests);
     SRunner *runner = srunner_create(suite);

@@ -104,6 +104,17 @@ START_TEST(packed_sequences_reach_the_worker)
 }
 END_TEST
 
+/* Refused before anything is written. */
+START_TEST(an_output_over_an_input_is_refused)
+{
+    job_t *job = job_make(&shared, "cpu", 33);
+    job->request.o = job->request.q;
+    ck_assert_int_eq(job_run(&shared, job), ATTN_ERR_FAILED_PRECONDITION);
+    ck_assert_ptr_nonnull(strstr(job->request.outcome.error.message, "an output lies over an input"));
+    job_free(job);
+}
+END_TEST
+
 START_TEST(named_variant_is_not_replaced)
 {
     if (!attn_variant_find("unified"))
@@ -387,6 +398,7 @@ int main(void)
     tcase_add_test(cpu, operations_work_together);
     tcase_add_test(cpu, lab_gives_the_same_bits);
     tcase_add_test(cpu, packed_sequences_reach_the_worker);
+    tcase_add_test(cpu, an_output_over_an_input_is_refused);
     tcase_add_test(cpu, named_variant_is_not_replaced);
     tcase_add_test(cpu, cancel_waiting_and_running);
     tcase_add_test(cpu, deadlines_pass);
