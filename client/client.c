@@ -5,12 +5,14 @@
 #include <string.h>
 
 #include "internal.h"
+#include "local.h"
 
 #define IDLE_MAX 16                         /* connections kept for the next calls */
 #define ERROR_BODY_MAX (UINT64_C(64) << 10) /* of an answer of 400 and above; attnd's are below 4 KiB */
 #define TEXT_BODY_MAX (UINT64_C(64) << 20)
 
 struct attn_client {
+    attn_local_t *local; /* of the Unix socket; NULL over HTTP, and then the rest is used */
     attn_endpoint_t endpoint;
     attn_client_options_t options;
     pthread_mutex_t lock;
@@ -22,8 +24,9 @@ attn_status_t attn_client_open(const char *server, const attn_client_options_t *
                                attn_client_error_t *err)
 {
     attn_error_t error;
-    attn_endpoint_t endpoint;
-    if (attn_endpoint_parse(server, &endpoint, &error) != ATTN_OK) {
+    attn_endpoint_t endpoint = {0};
+    bool local = server != NULL && strncmp(server, "unix:", 5) == 0;
+    if (!local && attn_endpoint_parse(server, &endpoint, &error) != ATTN_OK) {
         return attn_client_fail_with(err, &error);
     }
     attn_client_t *client = calloc(1, sizeof(*client));
@@ -40,9 +43,30 @@ attn_status_t attn_client_open(const char *server, const attn_client_options_t *
     if (client->options.stall_timeout_ms <= 0) {
         client->options.stall_timeout_ms = 30000;
     }
+    if (local) {
+        attn_status_t status = attn_local_open(server + 5, &client->options, &client->local, err);
+        if (status != ATTN_OK) {
+            free(client);
+            return status;
+        }
+    }
     pthread_mutex_init(&client->lock, NULL);
     *ret = client;
     return ATTN_OK;
+}
+
+attn_local_t *attn_client_local(attn_client_t *client)
+{
+    return client->local;
+}
+
+attn_local_t *attn_local_of(attn_client_t *client, const char *what, attn_client_error_t *err)
+{
+    if (client->local == NULL) {
+        attn_client_fail(err, ATTN_ERR_UNIMPLEMENTED,
+                         "%s needs the daemon's Unix socket; give the server as unix:/PATH", what);
+    }
+    return client->local;
 }
 
 void attn_client_close(attn_client_t *client)
@@ -53,6 +77,7 @@ void attn_client_close(attn_client_t *client)
     for (uint32_t i = 0; i < client->idle_count; i++) {
         attn_conn_close(client->idle[i]);
     }
+    attn_local_close(client->local);
     pthread_mutex_destroy(&client->lock);
     free(client);
 }
@@ -119,6 +144,11 @@ attn_status_t attn_client_call(attn_client_t *client, const attn_conn_call_t *ca
     attn_error_t error;
     attn_conn_head_t head;
     attn_conn_options_t options = http_options(client, progress);
+    if (client->local != NULL) {
+        return attn_client_fail(err, ATTN_ERR_UNIMPLEMENTED,
+                                "the daemon's Unix socket does not offer %s; give the server as http://host:port",
+                                call->target);
+    }
     attn_conn_t *conn = idle_take(client);
     bool was_idle = conn != NULL;
     attn_status_t status = was_idle ? ATTN_OK : attn_conn_connect(&client->endpoint, &options, &conn, &error);

@@ -21,7 +21,7 @@ typedef struct attn_endpoint {
 } attn_endpoint_t;
 
 /* Parses "http://host[:port]" ("http://[::1]:8000"); a trailing slash is fine. INVALID_ARGUMENT with what would be
- * right; UNIMPLEMENTED for unix: and https:. */
+ * right; UNIMPLEMENTED for https:. */
 attn_status_t attn_endpoint_parse(const char *url, attn_endpoint_t *ret, attn_error_t *err);
 
 typedef enum attn_conn_phase { ATTN_CONN_SENDING, ATTN_CONN_WAITING, ATTN_CONN_RECEIVING } attn_conn_phase_t;

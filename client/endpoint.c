@@ -11,7 +11,7 @@ static attn_status_t endpoint_wrong(const char *url, const char *what, attn_erro
 {
     return attn_error_set(err, ATTN_ERR_INVALID_ARGUMENT,
                           "the server address '%.200s' %s; give it as http://host:port, for example "
-                          "http://127.0.0.1:8000 or http://[::1]:8000",
+                          "http://127.0.0.1:8000 or http://[::1]:8000, or as unix:/PATH",
                           url, what);
 }
 
@@ -29,12 +29,6 @@ attn_status_t attn_endpoint_parse(const char *url, attn_endpoint_t *ret, attn_er
 {
     if (url == NULL) {
         return endpoint_wrong("", "is missing", err);
-    }
-    if (strncmp(url, "unix:", 5) == 0) {
-        return attn_error_set(err, ATTN_ERR_UNIMPLEMENTED,
-                              "this version of libattn reaches the daemon over HTTP only; give the server as "
-                              "http://host:port instead of '%.200s'",
-                              url);
     }
     if (strncmp(url, "https://", 8) == 0) {
         return attn_error_set(err, ATTN_ERR_UNIMPLEMENTED,

@@ -29,7 +29,7 @@ attn_status_t attn_client_fail_with(attn_client_error_t *err, const attn_error_t
     return status;
 }
 
-static attn_status_t status_of_code(const char *code)
+attn_status_t attn_client_status_of(const char *code)
 {
     for (int status = ATTN_ERR_CONNECTION; code != NULL && status < 0; status++) {
         if (strcmp(code, attn_status_name((attn_status_t)status)) == 0) {
@@ -53,7 +53,7 @@ static attn_status_t status_of_http(int http_status)
 bool attn_client_error_parse(const json_t *record, attn_client_error_t *ret)
 {
     const char *sentence = json_string_value(json_object_get(record, "error"));
-    attn_status_t status = status_of_code(json_string_value(json_object_get(record, "code")));
+    attn_status_t status = attn_client_status_of(json_string_value(json_object_get(record, "code")));
     if (sentence == NULL || status == ATTN_OK) {
         return false;
     }

@@ -9,6 +9,9 @@
 
 /* ---- calls (client.c) ---- */
 
+/* The client's connection over the Unix socket; NULL when it is one over HTTP. */
+struct attn_local *attn_client_local(attn_client_t *client);
+
 /* Makes a call and reads the head of its answer, on a pooled connection or a new one. An answer of 400 and above is
  * read and becomes *err. On success the caller reads the body from *ret_conn and then hands it to
  * attn_client_release(). `progress` may be NULL. */
@@ -40,6 +43,9 @@ attn_status_t attn_client_fail_with(attn_client_error_t *err, const attn_error_t
 
 /* Makes *err of an answer of 400 and above with `text` as its body. */
 attn_status_t attn_client_fail_answer(attn_client_error_t *err, int http_status, const char *text);
+
+/* The status of a name ("INVALID_ARGUMENT"); ATTN_OK when it is none of a failure. NULL is fine. */
+attn_status_t attn_client_status_of(const char *code);
 
 /* Fills *ret from an error record {"error", "code", "request_id", "retryable", "missing"}; false when it is not one. */
 bool attn_client_error_parse(const json_t *record, attn_client_error_t *ret);

@@ -3,7 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "internal.h"
+#include "local.h"
 
 static void variant_read(const json_t *from, attn_client_variant_t *to)
 {
@@ -87,6 +87,9 @@ static attn_status_t probe(attn_client_t *client, const char *target, bool *ret,
 attn_status_t attn_client_health(attn_client_t *client, attn_client_health_t *ret, attn_client_error_t *err)
 {
     attn_client_health_t health = {false, false};
+    if (attn_client_local(client) != NULL) {
+        return attn_local_probe(attn_client_local(client), ret, err);
+    }
     attn_status_t status = probe(client, "/v2/health/live", &health.live, err);
     if (status == ATTN_OK) {
         status = probe(client, "/v2/health/ready", &health.ready, err);

@@ -1,7 +1,8 @@
-/* run.c: one attention request over HTTP. The calling thread; owns the request's head while it is sent. */
+/* run.c: one attention request over HTTP, or handed on to the Unix socket. The calling thread; owns the request's head
+ * while it is sent. */
 #include <stdlib.h>
 
-#include "internal.h"
+#include "local.h"
 
 /* Reads the answer's prefix, metadata and tensors. */
 static attn_status_t answer_read(attn_client_t *client, attn_conn_t *conn, const attn_client_request_t *request,
@@ -42,6 +43,9 @@ attn_status_t attn_client_run(attn_client_t *client, const attn_client_request_t
                               attn_client_error_t *err)
 {
     attn_wire_body_t body;
+    if (attn_client_local(client) != NULL) {
+        return attn_local_run(attn_client_local(client), request, progress, ret, err);
+    }
     attn_status_t status = attn_wire_request(request, &body, err);
     if (status != ATTN_OK) {
         return status;

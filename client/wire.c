@@ -3,8 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "attn/v1/attention.pb-c.h"
-#include "internal.h"
+#include "wire.h"
 
 #define WIRE_MAGIC "ATTN"
 #define WIRE_VERSION 1u
@@ -59,17 +58,8 @@ static size_t lse_shape_put(const attn_spec_t *spec, uint64_t ret[4])
     return 3;
 }
 
-/* The protobuf message of a request with everything that it points to, so that it can live on the stack. */
-typedef struct message {
-    Attn__V1__AttentionRequest request;
-    Attn__V1__Tensor tensors[3];
-    Attn__V1__BodySlice slices[3];
-    uint64_t shapes[3][4];
-} message_t;
-
-/* `message` must not move afterwards. With `placed` the tensors lie in the body, one after the other. */
-static void message_build(const attn_client_request_t *from, const attn_spec_t *spec, const attn_sizes_t *sizes,
-                          bool placed, message_t *message)
+void attn_wire_message_build(const attn_client_request_t *from, const attn_spec_t *spec, const attn_sizes_t *sizes,
+                             bool placed, attn_wire_message_t *message)
 {
     Attn__V1__AttentionRequest *to = &message->request;
     const uint64_t bytes[3] = {sizes->q, sizes->k, sizes->v};
@@ -147,9 +137,8 @@ void attn_wire_body_free(attn_wire_body_t *body)
     free(body->head);
 }
 
-/* Checks what would make this side read or write where it must not; the rest is the server's to judge. */
-static attn_status_t request_check(const attn_client_request_t *request, bool placed, attn_spec_t *ret_spec,
-                                   attn_sizes_t *ret_sizes, attn_client_error_t *err)
+attn_status_t attn_wire_check(const attn_client_request_t *request, bool placed, bool outputs, attn_spec_t *ret_spec,
+                              attn_sizes_t *ret_sizes, attn_client_error_t *err)
 {
     attn_error_t error;
     attn_spec_t spec = request->spec;
@@ -161,6 +150,10 @@ static attn_status_t request_check(const attn_client_request_t *request, bool pl
                    (sizes.v > 0 && request->v == NULL))) {
         return attn_client_fail(err, ATTN_ERR_INVALID_ARGUMENT, "q, k and v must point to the tensors; one is NULL");
     }
+    if (outputs && ((sizes.o > 0 && request->o == NULL) || (sizes.lse > 0 && request->lse == NULL))) {
+        return attn_client_fail(err, ATTN_ERR_INVALID_ARGUMENT,
+                                "o (and lse with return_lse) must point to where the answer goes; one is NULL");
+    }
     bool thd = spec.layout == ATTN_LAYOUT_THD;
     if (thd && (request->cu_seqlens_q == NULL || request->cu_seqlens_k == NULL)) {
         return attn_client_fail(err, ATTN_ERR_INVALID_ARGUMENT,
@@ -171,31 +164,33 @@ static attn_status_t request_check(const attn_client_request_t *request, bool pl
     return ATTN_OK;
 }
 
+void attn_wire_message_options(const attn_client_request_t *from, attn_wire_message_t *message)
+{
+    Attn__V1__AttentionRequest *to = &message->request;
+    if (from->variant != NULL) {
+        to->variant = (char *)(uintptr_t)from->variant;
+    }
+    if (from->id != NULL) {
+        to->id = (char *)(uintptr_t)from->id;
+    }
+    if (from->deadline_ms != 0) {
+        to->deadline_presence_case = ATTN__V1__ATTENTION_REQUEST__DEADLINE_PRESENCE_DEADLINE_MS;
+        to->deadline_ms = from->deadline_ms;
+    }
+    to->priority = from->priority;
+}
+
 attn_status_t attn_wire_request(const attn_client_request_t *request, attn_wire_body_t *ret, attn_client_error_t *err)
 {
     attn_spec_t spec;
     attn_sizes_t sizes;
-    attn_status_t status = request_check(request, true, &spec, &sizes, err);
+    attn_status_t status = attn_wire_check(request, true, true, &spec, &sizes, err);
     if (status != ATTN_OK) {
         return status;
     }
-    if ((sizes.o > 0 && request->o == NULL) || (sizes.lse > 0 && request->lse == NULL)) {
-        return attn_client_fail(err, ATTN_ERR_INVALID_ARGUMENT,
-                                "o (and lse with return_lse) must point to where the answer goes; one is NULL");
-    }
-    message_t message;
-    message_build(request, &spec, &sizes, true, &message);
-    if (request->variant != NULL) {
-        message.request.variant = (char *)(uintptr_t)request->variant;
-    }
-    if (request->id != NULL) {
-        message.request.id = (char *)(uintptr_t)request->id;
-    }
-    if (request->deadline_ms != 0) {
-        message.request.deadline_presence_case = ATTN__V1__ATTENTION_REQUEST__DEADLINE_PRESENCE_DEADLINE_MS;
-        message.request.deadline_ms = request->deadline_ms;
-    }
-    message.request.priority = request->priority;
+    attn_wire_message_t message;
+    attn_wire_message_build(request, &spec, &sizes, true, &message);
+    attn_wire_message_options(request, &message);
     return body_build(&message.request.base, request, &sizes, true, ret, err);
 }
 
@@ -203,12 +198,12 @@ attn_status_t attn_wire_compare(const attn_client_compare_t *compare, attn_wire_
 {
     attn_spec_t spec;
     attn_sizes_t sizes;
-    attn_status_t status = request_check(&compare->request, !compare->seeded, &spec, &sizes, err);
+    attn_status_t status = attn_wire_check(&compare->request, !compare->seeded, false, &spec, &sizes, err);
     if (status != ATTN_OK) {
         return status;
     }
-    message_t message;
-    message_build(&compare->request, &spec, &sizes, !compare->seeded, &message);
+    attn_wire_message_t message;
+    attn_wire_message_build(&compare->request, &spec, &sizes, !compare->seeded, &message);
     Attn__V1__CompareRequest to = ATTN__V1__COMPARE_REQUEST__INIT;
     to.problem = &message.request;
     to.n_variants = compare->variant_count;
@@ -284,24 +279,24 @@ static attn_status_t tensors_order(const attn_client_request_t *request, const A
     return ATTN_OK;
 }
 
-static void text_copy(char *to, size_t capacity, const char *from)
+void attn_wire_text(char *to, size_t capacity, const char *from)
 {
     size_t size = strnlen(from, capacity - 1);
     memcpy(to, from, size);
     to[size] = '\0';
 }
 
-static void outcome_copy(const Attn__V1__AttentionResponse *message, attn_client_answer_t *ret)
+void attn_wire_outcome(const Attn__V1__AttentionResponse *message, attn_client_answer_t *ret)
 {
     memset(ret, 0, sizeof(*ret));
-    text_copy(ret->id, sizeof(ret->id), message->id);
+    attn_wire_text(ret->id, sizeof(ret->id), message->id);
     const Attn__V1__Outcome *outcome = message->outcome;
     if (outcome == NULL) {
         return;
     }
-    text_copy(ret->variant, sizeof(ret->variant), outcome->variant);
-    text_copy(ret->reason, sizeof(ret->reason), outcome->reason);
-    text_copy(ret->device, sizeof(ret->device), outcome->device);
+    attn_wire_text(ret->variant, sizeof(ret->variant), outcome->variant);
+    attn_wire_text(ret->reason, sizeof(ret->reason), outcome->reason);
+    attn_wire_text(ret->device, sizeof(ret->device), outcome->device);
     ret->batch_size = outcome->batch_size;
     ret->attempts = outcome->attempts;
     if (outcome->timing != NULL) {
@@ -323,7 +318,7 @@ attn_status_t attn_wire_answer(const attn_client_request_t *request, const uint8
     }
     attn_status_t status = tensors_order(request, message, tensor_bytes, ret_pieces, err);
     if (status == ATTN_OK) {
-        outcome_copy(message, ret);
+        attn_wire_outcome(message, ret);
     }
     attn__v1__attention_response__free_unpacked(message, NULL);
     return status;

@@ -21,7 +21,9 @@ enum {
 
 /* Everything that an option can set; a command knows some of them. */
 typedef struct ctl_options {
-    const char *server;
+    const char *server; /* may point to socket_address: the record stays where it is */
+    const char *socket;
+    char socket_address[160];
     bool json, help;
     const char *input;                                   /* the positional argument: a safetensors file */
     const char *q, *k, *v, *cu_seqlens_q, *cu_seqlens_k; /* .npy files */
@@ -49,7 +51,7 @@ typedef struct ctl_options {
 typedef struct ctl_command {
     const char *name, *summary;
     const char *usage;   /* what follows "attnctl NAME" */
-    const char *options; /* names of its options, separated by spaces; "server json help" come on their own */
+    const char *options; /* names of its options, separated by spaces; "server socket json help" come on their own */
     const char *notes;   /* the end of its help; may be NULL */
     int (*run)(const ctl_options_t *options);
 } ctl_command_t;

@@ -68,9 +68,10 @@ static const option_row_t rows[] = {
     {"count", OPTION_COUNT, AT(count), 0, "N", "how many times to look (default: until SIGINT)"},
     {"csv", OPTION_FLAG, AT(csv), 0, NULL, "print CSV on standard output"},
     {"all", OPTION_FLAG, AT(verbose), 0, NULL, "features and reasons too"},
-    {"server", OPTION_TEXT, AT(server), 0, "http://HOST:PORT",
+    {"server", OPTION_TEXT, AT(server), 0, "http://HOST:PORT|unix:PATH",
      "the daemon (default $ATTND_SERVER, else "
      "http://127.0.0.1:8000)"},
+    {"socket", OPTION_TEXT, AT(socket), 0, "PATH", "the daemon's Unix socket: the same as --server unix:PATH"},
     {"json", OPTION_FLAG, AT(json), 0, NULL, "print JSON on standard output, errors included"},
     {"help", OPTION_FLAG, AT(help), 0, NULL, "print this"},
 };
@@ -89,7 +90,7 @@ static bool list_has(const char *list, const char *name, size_t size)
 static bool row_belongs(const option_row_t *row, const ctl_command_t *command)
 {
     size_t size = strlen(row->name);
-    return list_has("server json help", row->name, size) || list_has(command->options, row->name, size);
+    return list_has("server socket json help", row->name, size) || list_has(command->options, row->name, size);
 }
 
 static const option_row_t *row_find(const ctl_command_t *command, const char *name, size_t size)
@@ -202,7 +203,15 @@ attn_status_t ctl_options_parse(const ctl_command_t *command, int argc, char *co
             return status;
         }
     }
+    if (options.socket != NULL && snprintf(options.socket_address, sizeof(options.socket_address), "unix:%s",
+                                           options.socket) >= (int)sizeof(options.socket_address)) {
+        return attn_error_set(err, ATTN_ERR_INVALID_ARGUMENT, "--socket '%.100s' is longer than an address may be",
+                              options.socket);
+    }
     *ret = options;
+    if (options.socket != NULL) {
+        ret->server = ret->socket_address;
+    }
     return ATTN_OK;
 }
 

@@ -1,4 +1,5 @@
-/* attn.h: libattn, the C client of attnd: attention on a daemon's device, over HTTP.
+/* attn.h: libattn, the C client of attnd: attention on a daemon's device, over HTTP or over the Unix socket of a daemon
+ * on the same host, where tensors lie in memory that both share and nothing is copied.
  *
  *     attn_client_t *client;
  *     attn_client_error_t error;
@@ -8,9 +9,9 @@
  *     attn_client_answer_t answer;
  *     if (attn_client_run(client, &request, NULL, &answer, &error) != ATTN_OK) puts(error.error.message);
  *
- * Threads: a client handle may be used from any number of threads at once; each call takes a connection of its own
- * from the handle's pool and opens one when none is idle. A call blocks the calling thread. Only attn_client_close()
- * needs that no call is under way.
+ * Threads: a client handle may be used from any number of threads at once. Over HTTP each call takes a connection of
+ * its own from the handle's pool and opens one when none is idle; over the Unix socket all calls share one connection.
+ * A call blocks the calling thread unless it says otherwise. Only attn_client_close() needs that no call is under way.
  *
  * Memory: tensors stay the caller's; they are sent from and received into their place without a copy. What a function
  * allocates is freed by the function named beside it. Destructors take NULL.
@@ -47,16 +48,31 @@ typedef struct attn_client_error {
 
 /* ---- a connection pool to one daemon ------------------------------------------------------------------ */
 
+/* How requests travel over the Unix socket: through a ring in shared memory (without a system call while both sides are
+ * awake), or each as a message. ATTN_CLIENT_AUTO: the ring where the daemon has one. */
+typedef enum attn_client_mode {
+    ATTN_CLIENT_AUTO = 0,
+    ATTN_CLIENT_RING = 1,
+    ATTN_CLIENT_MESSAGES = 2
+} attn_client_mode_t;
+
 typedef struct attn_client_options {
     int connect_timeout_ms; /* per address; 0 = 5000 */
     int stall_timeout_ms;   /* no byte moved while a request or an answer is under way; 0 = 30000 */
     int answer_timeout_ms;  /* from the last byte of the request to the first of the answer; 0 = none, because
                                `reference` on a large shape takes minutes; see also attn_client_request_t.deadline_ms */
+    /* Over the Unix socket: */
+    attn_client_mode_t mode;
+    uint32_t ring_entries; /* a power of two, 8 to 1024: requests in flight through the ring; 0 = 128 */
+    int spin_us;           /* look for so long before sleeping, which saves the waking up (20 to 60 us) and costs a core
+                              while it lasts; 0 = 50 where the process may use four cores or more, else none; -1 = none */
 } attn_client_options_t;
 
-/* `server` is "http://host:port" (IPv6: "http://[::1]:8000"). "unix:PATH", the colocated door, is refused with
- * UNIMPLEMENTED in this version. Connects to nothing yet. `options` may be NULL and is copied.
- * Errors: INVALID_ARGUMENT, UNIMPLEMENTED, NO_MEMORY. */
+/* `server` is "http://host:port" (IPv6: "http://[::1]:8000"), or "unix:PATH" for the daemon's Unix socket. Connects to
+ * nothing yet. `options` may be NULL and is copied. Errors: INVALID_ARGUMENT, UNIMPLEMENTED, NO_MEMORY.
+ *
+ * A connection over the Unix socket that ends (the daemon restarts) fails what is in flight on it with CONNECTION. The
+ * next call connects anew and registers regions and events again by itself. */
 attn_status_t attn_client_open(const char *server, const attn_client_options_t *options, attn_client_t **ret,
                                attn_client_error_t *err);
 
@@ -75,6 +91,48 @@ typedef struct attn_client_progress {
     void *arg;
 } attn_client_progress_t;
 
+/* ---- memory shared with the daemon (unix: only) -------------------------------------------------------- */
+
+typedef struct attn_region attn_region_t;
+typedef struct attn_event attn_event_t;
+typedef enum attn_region_access { ATTN_REGION_READ = 1, ATTN_REGION_READ_WRITE = 2 } attn_region_access_t;
+
+/* Host memory for tensors, mapped readable and writable, page-aligned, zeroed. `by_daemon`: the daemon makes the memfd
+ * and accounts for it; else this process does. Registering takes the daemon's device 54 to 214 ms per GiB, in the
+ * background of what it serves: allocate once. Errors: the server's (TOO_LARGE, UNAVAILABLE by quota), NO_MEMORY,
+ * CONNECTION, SYSTEM; over HTTP UNIMPLEMENTED, like everything here. */
+attn_status_t attn_region_allocate(attn_client_t *client, uint64_t bytes, bool by_daemon, attn_region_t **ret,
+                                   attn_client_error_t *err);
+
+/* A memfd of the caller's, whole; it must be sealed with F_SEAL_SHRINK and F_SEAL_GROW and have its blocks allocated
+ * (fallocate). READ_WRITE also needs that it is open for writing and not sealed against it. The descriptor is
+ * duplicated. */
+attn_status_t attn_region_import_memfd(attn_client_t *client, int fd, attn_region_access_t access, attn_region_t **ret,
+                                       attn_client_error_t *err);
+
+/* CUDA memory of the caller's, used in place by the kernel. `device` is the GPU's UUID ("GPU-…"), `base` the pointer by
+ * which the caller's requests will name it.
+ * cuda_fd: a descriptor from cuMemExportToShareableHandle(CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR) and the size of the
+ * allocation; duplicated. cuda_ipc: a cudaIpcMemHandle_t (64 bytes); the region is `bytes` from `base`, which lies
+ * `base_offset` bytes behind the start of its allocation (cuMemGetAddressRange). */
+attn_status_t attn_region_import_cuda_fd(attn_client_t *client, int fd, const char *device, void *base, uint64_t bytes,
+                                         attn_region_access_t access, attn_region_t **ret, attn_client_error_t *err);
+attn_status_t attn_region_import_cuda_ipc(attn_client_t *client, const void *handle, const char *device, void *base,
+                                          uint64_t base_offset, uint64_t bytes, attn_region_access_t access,
+                                          attn_region_t **ret, attn_client_error_t *err);
+
+void *attn_region_data(const attn_region_t *region); /* where the caller finds it; `base` for CUDA memory */
+uint64_t attn_region_bytes(const attn_region_t *region);
+
+/* Returns when no request uses the region any more and the daemon has let go of it; host memory is unmapped. NULL is
+ * fine. No other call may use the region. A region that is left is released by attn_client_close(). */
+void attn_region_release(attn_region_t *region);
+
+/* An event of the caller's, made with cudaEventInterprocess | cudaEventDisableTiming: its cudaIpcEventHandle_t. */
+attn_status_t attn_event_import(attn_client_t *client, const void *handle, const char *device, attn_event_t **ret,
+                                attn_client_error_t *err);
+void attn_event_release(attn_event_t *event);
+
 /* ---- attention ---------------------------------------------------------------------------------------- */
 
 /* One request. Shapes by spec.layout, contiguous: bshd [batch, s, h, d], bhsd [batch, h, s, d], thd [total, h, d]
@@ -89,9 +147,12 @@ typedef struct attn_client_request {
     const char *id;       /* at most 63 printable ASCII characters; NULL: made by the daemon */
     uint64_t deadline_ms; /* from the arrival of the request; 0 = none */
     int32_t priority;     /* -100..100, higher first */
+    /* Tensors in device memory: the work begins after `wait_event` as it was last recorded, and `signal_event` is
+     * recorded behind it. NULL: what was written is there already; the answer says that the work has ended. */
+    const attn_event_t *wait_event, *signal_event;
 } attn_client_request_t;
 
-/* What happened. Times are microseconds. */
+/* What happened. Times are microseconds. Over the Unix socket `id` is empty unless the request had one. */
 typedef struct attn_client_answer {
     char variant[ATTN_CLIENT_NAME_MAX]; /* what ran */
     char reason[192];                   /* why it was chosen */
@@ -103,8 +164,9 @@ typedef struct attn_client_answer {
     double kernel_us;
 } attn_client_answer_t;
 
-/* Runs one request. Sent again, once, when a connection that had been idle turns out to be closed: attention is a
- * pure function. `progress` may be NULL, and so may `ret`.
+/* Runs one request. Sent again, once, when a connection that had been idle turns out to be closed, or the daemon of a
+ * Unix socket restarts: attention is a pure function. `progress` may be NULL, and so may `ret`. Over the Unix socket a
+ * tensor that lies in a region is used in place, and any other is copied through memory that the library shares.
  * Errors: the server's; INVALID_ARGUMENT and TOO_LARGE for a spec that is wrong; CONNECTION, TIMEOUT, CANCELLED;
  * INTERNAL when the answer is not one to this request. */
 attn_status_t attn_client_run(attn_client_t *client, const attn_client_request_t *request,
@@ -112,6 +174,38 @@ attn_status_t attn_client_run(attn_client_t *client, const attn_client_request_t
                               attn_client_error_t *err);
 
 /* Bytes of each tensor of a request: attn_spec_measure() in attn/spec.h. */
+
+/* ---- requests that are not waited for (unix: only) ------------------------------------------------------ */
+
+typedef struct attn_job attn_job_t;
+
+/* Begins a request and returns. All its tensors lie in regions (cu_seqlens may lie anywhere), at addresses that are
+ * multiples of 16 within them, and stay alone until the job has ended. What the request points to otherwise is copied.
+ * Errors: INVALID_ARGUMENT and TOO_LARGE for what this side can see; UNAVAILABLE when as many requests as the
+ * connection holds are in flight; CONNECTION. What the daemon says comes with the job. */
+attn_status_t attn_client_submit(attn_client_t *client, const attn_client_request_t *request, void *user,
+                                 attn_job_t **ret, attn_client_error_t *err);
+void *attn_job_user(const attn_job_t *job);
+
+/* Waits until the job has ended, at most timeout_ms (-1 = for ever, 0 = look only), and gives how: the request's status
+ * and answer, or TIMEOUT when it has not ended. */
+attn_status_t attn_job_wait(attn_job_t *job, int timeout_ms, attn_client_answer_t *ret, attn_client_error_t *err);
+
+/* Asks the daemon to give the job up; it ends all the same, with CANCELLED or with its result. */
+void attn_job_cancel(attn_job_t *job);
+
+/* Frees the job; one that has not ended is cancelled and waited for. NULL is fine. */
+void attn_job_free(attn_job_t *job);
+
+/* A descriptor for poll() and epoll that is readable when attn_client_poll() has something to do: call that until it
+ * gives NULL, then wait for the descriptor again. It stays the client's. -1 with *err when there is none. */
+int attn_client_poll_fd(attn_client_t *client, attn_client_error_t *err);
+
+/* A job that has ended and was neither given here before nor waited for, or NULL. Never blocks. */
+attn_job_t *attn_client_poll(attn_client_t *client);
+
+/* A round trip that does nothing. */
+attn_status_t attn_client_ping(attn_client_t *client, attn_client_error_t *err);
 
 /* ---- comparing variants --------------------------------------------------------------------------------- */
 
@@ -153,7 +247,9 @@ typedef struct attn_client_compare_progress {
     void *arg;
 } attn_client_compare_progress_t;
 
-/* Runs a list of variants against fp64 and waits for the result; free it with attn_client_comparison_free(). A variant
+/* Over HTTP only, as are variants and stats: over the Unix socket they are UNIMPLEMENTED.
+ *
+ * Runs a list of variants against fp64 and waits for the result; free it with attn_client_comparison_free(). A variant
  * that fails is a row with its error; the call fails only when nothing could be compared. `progress` may be NULL.
  * Errors: as attn_client_run(). */
 attn_status_t attn_client_compare(attn_client_t *client, const attn_client_compare_t *compare,

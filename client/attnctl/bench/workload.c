@@ -89,7 +89,7 @@ static attn_status_t key_set(const place_t *at, bench_class_t *class, attn_error
         if (strlen(at->value) >= sizeof(class->variant)) {
             return value_wrong(at, "the name of a variant", err);
         }
-        snprintf(class->variant, sizeof(class->variant), "%s", at->value);
+        strcpy(class->variant, at->value);
         return ATTN_OK;
     }
     if (strcmp(at->key, "causal") == 0) {
@@ -166,7 +166,7 @@ static attn_status_t line_read(const place_t *where, const char *at, const char 
             "%s:%u: a line begins with the name of its class, at most %d characters, not with '%.60s'", place.file,
             place.line, BENCH_CLASS_NAME_MAX - 1, word);
     }
-    snprintf(class.name, sizeof(class.name), "%s", word);
+    strcpy(class.name, word);
     while (word_take(&at, end, word)) {
         char *equals = strchr(word, '=');
         if (equals == NULL || equals[1] == '\0') {

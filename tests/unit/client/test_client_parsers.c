@@ -15,7 +15,6 @@ static const struct {
     {"http://box/", "box", "80", ATTN_OK},
     {"http://[::1]:8000", "::1", "8000", ATTN_OK},
     {"http://[fe80::1]", "fe80::1", "80", ATTN_OK},
-    {"unix:/run/attnd/attnd.sock", "", "", ATTN_ERR_UNIMPLEMENTED},
     {"https://box:1", "", "", ATTN_ERR_UNIMPLEMENTED},
     {"box:8000", "", "", ATTN_ERR_INVALID_ARGUMENT},
     {"http://", "", "", ATTN_ERR_INVALID_ARGUMENT},
