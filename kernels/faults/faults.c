@@ -47,7 +47,9 @@ static attn_status_t fault_null(const attn_group_t *group, const attn_exec_t *ex
 
 static attn_status_t fault_sleep(const attn_group_t *group, const attn_exec_t *exec, attn_error_t *err)
 {
-    double left_ms = group->count ? (double)group->problems[0].sm_scale * 1000.0 : 0.0;
+    double left_ms = 0;
+    for (uint32_t i = 0; i < group->count; i++)
+        left_ms += (double)group->problems[i].sm_scale * 1000.0;
     for (; left_ms > 0; left_ms -= 5) {
         double piece = left_ms < 5 ? left_ms : 5;
         struct timespec ts = {0, (long)(piece * 1e6)};

@@ -10,11 +10,13 @@
 
 #define SERIES_MAX 4096
 
+typedef enum series_kind { SERIES_COUNTER, SERIES_SECONDS, SERIES_TIMES, SERIES_SIZES } series_kind_t;
+
 typedef struct series {
     struct series *next;
     const char *name, *help;
     char *labels;
-    bool is_histogram;
+    series_kind_t kind;
     union {
         attn_counter_t counter;
         attn_histogram_t histogram;
@@ -36,12 +38,12 @@ static const struct {
     {1000000000, "1"},   {2500000000, "2.5"}, {5000000000, "5"},   {10000000000, "10"},
 };
 
-static series_t *find(const char *name, const char *help, const char *labels, bool is_histogram)
+static series_t *find(const char *name, const char *help, const char *labels, series_kind_t kind)
 {
     pthread_mutex_lock(&list_lock);
     series_t *series = list_first;
-    while (series != NULL && (series->is_histogram != is_histogram || strcmp(series->name, name) != 0 ||
-                              strcmp(series->labels, labels) != 0)) {
+    while (series != NULL &&
+           (series->kind != kind || strcmp(series->name, name) != 0 || strcmp(series->labels, labels) != 0)) {
         series = series->next;
     }
     if (series == NULL && list_count < SERIES_MAX) {
@@ -51,7 +53,7 @@ static series_t *find(const char *name, const char *help, const char *labels, bo
             series->name = name;
             series->help = help;
             series->labels = copy;
-            series->is_histogram = is_histogram;
+            series->kind = kind;
             if (list_last == NULL) {
                 list_first = series;
             } else {
@@ -71,12 +73,37 @@ static series_t *find(const char *name, const char *help, const char *labels, bo
 
 attn_counter_t *attn_metrics_counter(const char *name, const char *help, const char *labels)
 {
-    return &find(name, help, labels, false)->value.counter;
+    return &find(name, help, labels, SERIES_COUNTER)->value.counter;
 }
 
 attn_histogram_t *attn_metrics_histogram(const char *name, const char *help, const char *labels)
 {
-    return &find(name, help, labels, true)->value.histogram;
+    return &find(name, help, labels, SERIES_TIMES)->value.histogram;
+}
+
+attn_histogram_t *attn_metrics_sizes(const char *name, const char *help, const char *labels)
+{
+    return &find(name, help, labels, SERIES_SIZES)->value.histogram;
+}
+
+attn_counter_t *attn_metrics_seconds(const char *name, const char *help, const char *labels)
+{
+    return &find(name, help, labels, SERIES_SECONDS)->value.counter;
+}
+
+static void observe(attn_histogram_t *histogram, unsigned bucket, uint64_t value)
+{
+    atomic_fetch_add_explicit(&histogram->bucket[bucket], 1, memory_order_relaxed);
+    atomic_fetch_add_explicit(&histogram->sum, value, memory_order_relaxed);
+}
+
+void attn_histogram_observe_size(attn_histogram_t *histogram, uint64_t size)
+{
+    unsigned i = 0;
+    while (i < ATTN_HISTOGRAM_BUCKETS - 1 && size > UINT64_C(1) << i) {
+        i++;
+    }
+    observe(histogram, i, size);
 }
 
 void attn_histogram_observe_ns(attn_histogram_t *histogram, int64_t ns)
@@ -86,8 +113,7 @@ void attn_histogram_observe_ns(attn_histogram_t *histogram, int64_t ns)
     while (i < ATTN_HISTOGRAM_BUCKETS - 1 && ns > bounds[i].ns) {
         i++;
     }
-    atomic_fetch_add_explicit(&histogram->bucket[i], 1, memory_order_relaxed);
-    atomic_fetch_add_explicit(&histogram->sum_ns, (uint64_t)ns, memory_order_relaxed);
+    observe(histogram, i, (uint64_t)ns);
 }
 
 void attn_metrics_write_head(FILE *out, const char *name, const char *type, const char *help)
@@ -105,18 +131,30 @@ void attn_metrics_write_value(FILE *out, const char *name, const char *labels, d
     }
 }
 
+static bool is_histogram(const series_t *series)
+{
+    return series->kind == SERIES_TIMES || series->kind == SERIES_SIZES;
+}
+
 static void write_histogram(FILE *out, series_t *series)
 {
     const char *comma = series->labels[0] != '\0' ? "," : "";
     uint64_t total = 0;
     for (unsigned i = 0; i < ATTN_HISTOGRAM_BUCKETS; i++) {
         total += atomic_load_explicit(&series->value.histogram.bucket[i], memory_order_relaxed);
-        fprintf(out, "%s_bucket{%s%sle=\"%s\"} %" PRIu64 "\n", series->name, series->labels, comma,
-                i < ATTN_HISTOGRAM_BUCKETS - 1 ? bounds[i].text : "+Inf", total);
+        char bound[16];
+        if (i == ATTN_HISTOGRAM_BUCKETS - 1)
+            snprintf(bound, sizeof bound, "+Inf");
+        else if (series->kind == SERIES_SIZES)
+            snprintf(bound, sizeof bound, "%u", 1u << i);
+        else
+            snprintf(bound, sizeof bound, "%s", bounds[i].text);
+        fprintf(out, "%s_bucket{%s%sle=\"%s\"} %" PRIu64 "\n", series->name, series->labels, comma, bound, total);
     }
     const char *open = series->labels[0] != '\0' ? "{" : "", *close = series->labels[0] != '\0' ? "}" : "";
-    uint64_t sum = atomic_load_explicit(&series->value.histogram.sum_ns, memory_order_relaxed);
-    fprintf(out, "%s_sum%s%s%s %.9f\n", series->name, open, series->labels, close, (double)sum * 1e-9);
+    uint64_t sum = atomic_load_explicit(&series->value.histogram.sum, memory_order_relaxed);
+    double shown = series->kind == SERIES_SIZES ? (double)sum : (double)sum * 1e-9;
+    fprintf(out, "%s_sum%s%s%s %.9f\n", series->name, open, series->labels, close, shown);
     fprintf(out, "%s_count%s%s%s %" PRIu64 "\n", series->name, open, series->labels, close, total);
 }
 
@@ -135,16 +173,16 @@ void attn_metrics_render(FILE *out)
         if (begun) {
             continue;
         }
-        attn_metrics_write_head(out, family->name, family->is_histogram ? "histogram" : "counter", family->help);
+        attn_metrics_write_head(out, family->name, is_histogram(family) ? "histogram" : "counter", family->help);
         for (series_t *s = family; s != NULL; s = s == last ? NULL : s->next) {
             if (strcmp(s->name, family->name) != 0) {
                 continue;
             }
-            if (s->is_histogram) {
+            if (is_histogram(s)) {
                 write_histogram(out, s);
             } else {
-                attn_metrics_write_value(out, s->name, s->labels,
-                                         (double)atomic_load_explicit(&s->value.counter.value, memory_order_relaxed));
+                double value = (double)atomic_load_explicit(&s->value.counter.value, memory_order_relaxed);
+                attn_metrics_write_value(out, s->name, s->labels, s->kind == SERIES_SECONDS ? value * 1e-9 : value);
             }
         }
     }

@@ -18,19 +18,24 @@ typedef struct attn_counter {
 #define ATTN_HISTOGRAM_BUCKETS 20
 typedef struct attn_histogram {
     _Atomic uint64_t bucket[ATTN_HISTOGRAM_BUCKETS];
-    _Atomic uint64_t sum_ns;
+    _Atomic uint64_t sum; /* nanoseconds, or sizes */
 } attn_histogram_t;
+
+/* Upper bounds of sizes: 1, 2, 4 … 2^18, and +Inf, in the same buckets. */
 
 /* The series `name{labels}`; made on first use. name and help are static strings; `labels` ("code=\"200\"" or "") is
  * copied. Past 4096 series, and when memory is short, a common nameless series is returned: counting never fails. */
 attn_counter_t *attn_metrics_counter(const char *name, const char *help, const char *labels);
 attn_histogram_t *attn_metrics_histogram(const char *name, const char *help, const char *labels);
+attn_histogram_t *attn_metrics_sizes(const char *name, const char *help, const char *labels); /* of sizes */
+attn_counter_t *attn_metrics_seconds(const char *name, const char *help, const char *labels); /* counts ns, shows s */
 
 static inline void attn_counter_add(attn_counter_t *counter, uint64_t n)
 {
     atomic_fetch_add_explicit(&counter->value, n, memory_order_relaxed);
 }
 void attn_histogram_observe_ns(attn_histogram_t *histogram, int64_t ns); /* negative counts as 0 */
+void attn_histogram_observe_size(attn_histogram_t *histogram, uint64_t size);
 
 /* Every series, families together in the order in which they were made. */
 void attn_metrics_render(FILE *out);

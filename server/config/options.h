@@ -23,6 +23,8 @@ typedef struct attn_options {
     const char *plugin;
     uint64_t arena_bytes, max_request_bytes, max_metadata_bytes;
     uint32_t max_queue_delay_us, queue_limit;
+    uint32_t max_group_requests, max_group_tokens, max_group_cost_us, pipeline_depth;
+    uint64_t max_group_bytes;
     uint32_t http_threads, http_spin_us, max_connections, max_connections_per_peer;
     uint64_t min_upload_rate, min_download_rate;
     uint32_t rate_grace_ms, header_timeout_ms, idle_timeout_ms;

@@ -8,8 +8,8 @@
 
 #include "base/clock.h"
 #include "base/log.h"
-#include "sched/batcher.h"
 #include "sched/internal.h"
+#include "sched/stats.h"
 #include "sched/watch.h"
 
 #define HELLO_NS (60 * ATTN_NS_PER_S)     /* the first start after a driver update can take half a minute */
@@ -65,9 +65,11 @@ static void failed_to_start(attn_sched_t *sched, attn_sched_device_t *device, at
     }
     if (lane == ATTN_LANE_LAB && failures >= LAB_FAILURES_MAX) {
         attn_request_t *request;
-        while ((request = attn_batcher_take(&sched->queue[lane], device->index)) != NULL)
+        while ((request = attn_batcher_peek(&sched->batcher[lane], device->index)) != NULL) {
+            attn_batcher_remove(&sched->batcher[lane], request);
             attn_sched_fail(sched, request, ATTN_ERR_UNAVAILABLE, "no lab worker starts on this device: %s",
                             device->why);
+        }
         device->failures[lane] = 0;
     }
 }
@@ -132,6 +134,8 @@ void attn_sched_worker_hello(attn_sched_t *sched, attn_sched_device_t *device, a
     bool first = !device->known || device->state == ATTN_DEVICE_LOST;
     hello_take(sched, device, &hello);
     device->known = true;
+    if (!device->stats)
+        device->stats = attn_stats_device(device->about.uuid, device->index);
     state_set(sched, device, ATTN_DEVICE_READY, now_ns);
     ATTN_LOG(ATTN_LOG_INFO, "device ready", attn_log_text("device", device->about.uuid),
              attn_log_text("name", device->about.name), attn_log_integer("pid", worker->process.pid),
@@ -151,7 +155,7 @@ void attn_sched_worker_reaped(attn_sched_t *sched, attn_sched_device_t *device, 
         attn_sched_worker_hello(sched, device, lane, now_ns);
     bool was_ready = worker->ready_ns != 0, stuck = worker->end == ATTN_END_STUCK;
     /* Dying of a job says nothing about starting. */
-    bool lived = was_ready && (worker->job || now_ns - worker->ready_ns >= SHORT_LIFE_NS);
+    bool lived = was_ready && (worker->jobs > 0 || now_ns - worker->ready_ns >= SHORT_LIFE_NS);
     bool from_outside = was_ready && worker->end == ATTN_END_NONE && attn_death_from_outside(&death);
     if (!stuck)
         attn_sched_judge_death(sched, device, lane, &death, now_ns);
@@ -172,7 +176,7 @@ void attn_sched_worker_reaped(attn_sched_t *sched, attn_sched_device_t *device, 
 
 static void worker_lost(attn_sched_t *sched, attn_sched_device_t *device, attn_lane_t lane, int64_t now_ns)
 {
-    if (device->gone && !device->worker[lane].job)
+    if (device->gone && device->worker[lane].jobs == 0)
         return;
     device->gone = true;
     attn_sched_judge_lost(sched, device, lane);
@@ -180,14 +184,28 @@ static void worker_lost(attn_sched_t *sched, attn_sched_device_t *device, attn_l
     attn_sched_reconsider(sched);
 }
 
-/* Gives up on a job that nobody waits for, or that has run out. */
-static void job_watch(attn_sched_t *sched, attn_sched_device_t *device, attn_lane_t lane, int64_t now_ns)
+/* Tells the worker which jobs nobody waits for; returns whether that is all of the oldest group. */
+static bool jobs_cancel(attn_worker_t *worker, bool give_up, int64_t now_ns)
+{
+    bool wanted = false;
+    for (uint32_t slot = 0; slot < ATTN_WIRE_SLOTS; slot++) {
+        const attn_worker_job_t *job = &worker->job[slot];
+        if (!job->request)
+            continue;
+        if (give_up || (job->request->deadline_ns && now_ns >= job->request->deadline_ns))
+            attn_worker_cancel(worker, slot);
+        wanted = wanted || (job->group == worker->group[0].number && !job->cancelled);
+    }
+    return !wanted;
+}
+
+/* Gives up on jobs that nobody waits for, or that have run out. */
+static void jobs_watch(attn_sched_t *sched, attn_sched_device_t *device, attn_lane_t lane, int64_t now_ns)
 {
     attn_worker_t *worker = &device->worker[lane];
-    const attn_request_t *request = worker->job;
     bool give_up = atomic_load(&sched->drain) >= 3;
-    if (give_up || (request->deadline_ns && now_ns >= request->deadline_ns))
-        attn_worker_cancel(worker, now_ns);
+    if (jobs_cancel(worker, give_up, now_ns) && worker->cancel_ns == 0)
+        worker->cancel_ns = now_ns;
     if ((give_up || lane == ATTN_LANE_LAB) && worker->cancel_ns && now_ns - worker->cancel_ns > ABANDON_NS) {
         attn_worker_end(worker, ATTN_END_ABANDONED, now_ns);
         return;
@@ -204,7 +222,7 @@ static int64_t worker_tick(attn_sched_t *sched, attn_sched_device_t *device, att
     switch (worker->state) {
     case ATTN_WORKER_NONE:
         if (stopping || lane == ATTN_LANE_LAB)
-            return lane == ATTN_LANE_LAB && sched->queue[lane].count ? device->start_ns[lane] : INT64_MAX;
+            return lane == ATTN_LANE_LAB && sched->batcher[lane].count ? device->start_ns[lane] : INT64_MAX;
         if (now_ns < device->start_ns[lane])
             return device->start_ns[lane];
         attn_sched_worker_start(sched, device, lane, now_ns);
@@ -218,8 +236,8 @@ static int64_t worker_tick(attn_sched_t *sched, attn_sched_device_t *device, att
         }
         return now_ns + 100 * ATTN_NS_PER_MS;
     case ATTN_WORKER_READY:
-        if (worker->job) {
-            job_watch(sched, device, lane, now_ns);
+        if (worker->jobs > 0) {
+            jobs_watch(sched, device, lane, now_ns);
             return now_ns + 100 * ATTN_NS_PER_MS;
         }
         if (stopping || (lane == ATTN_LANE_LAB && now_ns - worker->idle_since_ns >= LAB_IDLE_NS)) {

@@ -93,15 +93,21 @@ static attn_status_t gpus_list(const char *worker_path, found_t *ret, attn_error
     return ATTN_OK;
 }
 
+static attn_status_t add(chosen_t *chosen, const char *argument, attn_error_t *err)
+{
+    if (chosen->count == ATTN_SCHED_DEVICES_MAX)
+        return attn_error_set(err, ATTN_ERR_INVALID_ARGUMENT, "at most %d devices can be used", ATTN_SCHED_DEVICES_MAX);
+    snprintf(chosen->device[chosen->count++], ATTN_DEVICE_ARGUMENT_MAX, "%s", argument);
+    return ATTN_OK;
+}
+
+/* A device is used once, however often it is named. */
 static attn_status_t choose(chosen_t *chosen, const char *argument, attn_error_t *err)
 {
     for (uint32_t i = 0; i < chosen->count; i++)
         if (strcmp(chosen->device[i], argument) == 0)
             return ATTN_OK;
-    if (chosen->count == ATTN_SCHED_DEVICES_MAX)
-        return attn_error_set(err, ATTN_ERR_INVALID_ARGUMENT, "at most %d devices can be used", ATTN_SCHED_DEVICES_MAX);
-    snprintf(chosen->device[chosen->count++], ATTN_DEVICE_ARGUMENT_MAX, "%s", argument);
-    return ATTN_OK;
+    return add(chosen, argument, err);
 }
 
 static attn_status_t choose_gpu(chosen_t *chosen, const found_t *found, const char *token, attn_error_t *err)
@@ -122,7 +128,7 @@ static attn_status_t choose_token(chosen_t *chosen, const found_t *found, const 
 {
     bool is_auto = strcmp(token, "auto") == 0, is_all = strcmp(token, "all") == 0;
     if (strcmp(token, "cpu") == 0 || strcmp(token, "null") == 0)
-        return choose(chosen, token, err);
+        return add(chosen, token, err);
     if (!is_auto && !is_all)
         return choose_gpu(chosen, found, token, err);
     attn_status_t status = ATTN_OK;
@@ -131,6 +137,19 @@ static attn_status_t choose_token(chosen_t *chosen, const found_t *found, const 
     if (status == ATTN_OK && (is_all || found->gpus == 0))
         status = choose(chosen, "cpu", err);
     return status;
+}
+
+/* Whether the list names anything but engines that need no GPU. */
+static bool gpus_matter(const char *list)
+{
+    while (*list) {
+        size_t length = strcspn(list, ", ");
+        if (length > 0 && !(length == 3 && strncmp(list, "cpu", 3) == 0) &&
+            !(length == 4 && strncmp(list, "null", 4) == 0))
+            return true;
+        list += length + strspn(list + length, ", ");
+    }
+    return false;
 }
 
 attn_status_t attn_devices_resolve(const char *option, const char *worker_path,
@@ -143,7 +162,7 @@ attn_status_t attn_devices_resolve(const char *option, const char *worker_path,
     if (snprintf(list, sizeof list, "%s", option) >= (int)sizeof list)
         return attn_error_set(err, ATTN_ERR_INVALID_ARGUMENT, "the list of devices is too long");
     attn_status_t status = ATTN_OK;
-    if (strcmp(list, "cpu") != 0 && strcmp(list, "null") != 0)
+    if (gpus_matter(list))
         status = gpus_list(worker_path, &found, err);
     char *save = NULL;
     for (char *token = strtok_r(list, ", ", &save); token && status == ATTN_OK; token = strtok_r(NULL, ", ", &save))

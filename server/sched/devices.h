@@ -10,7 +10,8 @@ enum { ATTN_DEVICE_ARGUMENT_MAX = 64 };
 typedef char attn_device_argument_t[ATTN_DEVICE_ARGUMENT_MAX];
 
 /* `option`: a list with commas of "auto" (every GPU, or the CPU where there is none), "all" (every GPU and the CPU),
- * "cpu", "null", a GPU's index or UUID. Asks `worker_path --list-devices`, for at most 30 s, when GPUs matter. Errors:
+ * "cpu", "null", a GPU's index or UUID. "cpu" and "null" may be repeated, for a worker each: tests of several devices
+ * need no GPU. Asks `worker_path --list-devices`, for at most 30 s, when GPUs matter. Errors:
  * INVALID_ARGUMENT (with what there is), SYSTEM. */
 attn_status_t attn_devices_resolve(const char *option, const char *worker_path,
                                    attn_device_argument_t ret[ATTN_SCHED_DEVICES_MAX], uint32_t *ret_count,

@@ -1,13 +1,11 @@
-/* sched/dispatch.c: requests on their way through the scheduler: accepted, a variant and devices chosen, given to a
- * worker, collected, completed. The scheduler's thread; owns nothing beyond attn_sched_t. */
+/* sched/dispatch.c: groups on their way to workers and back: formed, given to the least loaded device, collected. The
+ * scheduler's thread; owns nothing beyond attn_sched_t. */
 #include <stdio.h>
 #include <string.h>
 
-#include "attn/select.h"
 #include "base/clock.h"
-#include "sched/batcher.h"
 #include "sched/internal.h"
-#include "sched/places.h"
+#include "sched/stats.h"
 
 /* A timed job keeps the other class of workers off its device for at most this long, and waits at most this long for
  * the other class to come to rest before nothing new is given to it. */
@@ -15,238 +13,55 @@
 #define LEASE_WANTED_NS (200 * ATTN_NS_PER_MS)
 #define TICK_BUSY_NS (100 * ATTN_NS_PER_MS)
 
-void attn_sched_finish(attn_sched_t *sched, attn_request_t *request)
-{
-    request->outcome.timing.total_us = (uint64_t)((attn_clock_ns() - request->sched.submitted_ns) / ATTN_NS_PER_US);
-    request->outcome.attempts = request->sched.attempts;
-    /* The request may be gone once `complete` returns. */
-    request->complete(request, request->complete_arg);
-    if (atomic_fetch_sub(&sched->outstanding, 1) == 1 && atomic_load(&sched->drain) >= 2) {
-        pthread_mutex_lock(&sched->lock);
-        pthread_cond_broadcast(&sched->drained);
-        pthread_mutex_unlock(&sched->lock);
-    }
-}
+/* Behind others in flight, a group is worth a launch of its own when it is full or has this much to do. Less is better
+ * kept to grow: what is in flight will be back in about that time (a tiny group takes 40 to 80 us). */
+#define WORTH_US 150.0
+/* Of copies that are not hidden: 50 GB/s. */
+#define LINK_BYTES_PER_US 50e3
 
-void attn_sched_fail(attn_sched_t *sched, attn_request_t *request, attn_status_t status, const char *format, ...)
-{
-    attn_error_t *err = &request->outcome.error;
-    va_list args;
-    va_start(args, format);
-    err->status = status;
-    vsnprintf(err->message, sizeof err->message, format, args);
-    va_end(args);
-    attn_sched_finish(sched, request);
-}
+/* Groups in flight by default: on a GPU one is copied in, one computed, one copied out, and one waits in the ring. A
+ * CPU gains nothing from a second, which could no longer be overtaken or given to another device. */
+enum { DEPTH_CUDA = 4, DEPTH_CPU = 1 };
 
-bool attn_sched_expire(attn_sched_t *sched, attn_request_t *request, int64_t now_ns)
-{
-    if (atomic_load_explicit(&request->cancelled, memory_order_relaxed))
-        attn_sched_fail(sched, request, ATTN_ERR_CANCELLED, "the caller cancelled the request");
-    else if (request->deadline_ns && now_ns >= request->deadline_ns)
-        attn_sched_fail(sched, request, ATTN_ERR_DEADLINE_EXCEEDED, "the request's deadline passed after %lld ms",
-                        (long long)((now_ns - request->sched.submitted_ns) / ATTN_NS_PER_MS));
-    else
-        return false;
-    return true;
-}
-
-/* ---- choosing ---- */
-
-static const attn_sched_device_t *device_of(const attn_sched_t *sched, const attn_device_t *about)
-{
-    for (uint32_t i = 0; i < sched->device_count; i++)
-        if (&sched->device[i].about == about)
-            return &sched->device[i];
-    return NULL;
-}
-
-static bool runs_there(const attn_sched_t *sched, const attn_sched_device_t *device, const attn_variant_info_t *info)
-{
-    for (size_t i = 0; i < sched->table_count && i < 64; i++)
-        if (sched->table[i] == info)
-            return device->variants >> i & 1;
-    return false;
-}
-
-static bool blocked(const attn_variant_info_t *info, const attn_device_t *about, void *arg, char *detail, size_t size)
-{
-    attn_sched_t *sched = arg;
-    if (!runs_there(sched, device_of(sched, about), info)) {
-        snprintf(detail, size, "the worker of this device was built without it");
-        return true;
-    }
-    bool active;
-    attn_quarantine_look(&sched->quarantine, info, attn_clock_ns(), &active, detail, size);
-    return active;
-}
-
-/* Devices that may be asked: known, and not lost. */
-static size_t devices_offered(const attn_sched_t *sched, const attn_device_t *ret[ATTN_SCHED_DEVICES_MAX])
-{
-    size_t count = 0;
-    for (uint32_t i = 0; i < sched->device_count; i++)
-        if (sched->device[i].known && sched->device[i].state != ATTN_DEVICE_LOST)
-            ret[count++] = &sched->device[i].about;
-    return count;
-}
-
-/* Devices share work when they are about as fast for it: beside a GPU, the CPU is not a place to wait less. */
-static bool as_fast(const attn_variant_info_t *info, const attn_need_t *need, const attn_device_t *about,
-                    double best_us)
-{
-    return info->cost_us(need, about) <= 2 * best_us;
-}
-
-/* FILL, TRUTH and JUDGE run on every device that is about as fast as the fastest, by what `reference` costs there. */
-static void choose_for_operation(attn_sched_t *sched, attn_request_t *request, const attn_need_t *need,
-                                 const attn_device_t *const *offered, size_t count)
-{
-    const attn_variant_info_t *reference = attn_variant_find("reference");
-    double best_us = reference->cost_us(need, offered[0]);
-    for (size_t i = 1; i < count; i++)
-        if (reference->cost_us(need, offered[i]) < best_us)
-            best_us = reference->cost_us(need, offered[i]);
-    for (size_t i = 0; i < count; i++)
-        if (as_fast(reference, need, offered[i], best_us))
-            request->sched.devices |= 1u << device_of(sched, offered[i])->index;
-    request->sched.cost_us = need->bytes / 100.0 + (request->op == ATTN_OP_TRUTH ? 8 * best_us : 0); /* 100 MB/s */
-    request->sched.lab = request->force_lab || request->sched.faults > 0;
-}
-
-static attn_status_t choose_variant(attn_sched_t *sched, attn_request_t *request, const attn_need_t *need,
-                                    const attn_device_t *const *offered, size_t count)
-{
-    attn_choice_t choice;
-    attn_status_t status = attn_variant_select(request->variant, need, offered, count, blocked, sched, &choice,
-                                               &request->outcome.missing, &request->outcome.error);
-    if (status != ATTN_OK)
-        return status;
-    for (size_t i = 0; i < count; i++)
-        if (i == choice.device || (attn_variant_supports(choice.variant, need, offered[i], NULL) == ATTN_OK &&
-                                   as_fast(choice.variant, need, offered[i], choice.cost_us) &&
-                                   !blocked(choice.variant, offered[i], sched, (char[160]){0}, 160)))
-            request->sched.devices |= 1u << device_of(sched, offered[i])->index;
-    request->outcome.variant = choice.variant;
-    memcpy(request->outcome.reason, choice.reason, sizeof choice.reason);
-    _Static_assert(sizeof choice.reason == sizeof request->outcome.reason, "one length of reasons");
-    request->sched.cost_us = choice.cost_us * (double)(request->warmup + (request->repeat ? request->repeat : 1));
-    /* A variant that has killed a worker of late does not get at the shared one. */
-    request->sched.lab = request->force_lab || choice.variant->run_class == ATTN_CLASS_LAB ||
-                         request->sched.faults > 0 ||
-                         attn_quarantine_look(&sched->quarantine, choice.variant, attn_clock_ns(), NULL, NULL, 0) > 0;
-    return ATTN_OK;
-}
-
-/* Chooses a variant, devices and a lane. Leaves `devices` zero when no device is known yet. */
-static attn_status_t choose(attn_sched_t *sched, attn_request_t *request)
-{
-    const attn_device_t *offered[ATTN_SCHED_DEVICES_MAX];
-    size_t count = devices_offered(sched, offered);
-    request->sched.devices = 0;
-    if (count == 0) {
-        for (uint32_t i = 0; i < sched->device_count; i++)
-            if (sched->device[i].state != ATTN_DEVICE_LOST)
-                return ATTN_OK;
-        return attn_error_set(&request->outcome.error, ATTN_ERR_UNAVAILABLE, "no device is left: %s",
-                              sched->device[0].why);
-    }
-    attn_need_t need;
-    attn_spec_need(&request->spec, request->cu_seqlens_q, request->cu_seqlens_k, ATTN_WIRE_PAGE, &need);
-    need.outputs_overlap = attn_places_overlap(request);
-    if (request->op == ATTN_OP_RUN)
-        return choose_variant(sched, request, &need, offered, count);
-    choose_for_operation(sched, request, &need, offered, count);
-    return ATTN_OK;
-}
-
-/* ---- accepting ---- */
-
-static attn_status_t check(const attn_sched_t *sched, attn_request_t *request)
-{
-    attn_error_t *err = &request->outcome.error;
-    if (request->sched.refused)
-        return attn_error_set(err, ATTN_ERR_UNAVAILABLE, "the daemon is shutting down; try again elsewhere or later");
-    if (sched->queue[ATTN_LANE_SERVE].count + sched->queue[ATTN_LANE_LAB].count >= sched->queue_limit)
-        return attn_error_set(err, ATTN_ERR_UNAVAILABLE, "%u requests are waiting already; try again shortly",
-                              sched->queue_limit);
-    if (request->repeat > ATTN_WIRE_REPEAT_MAX || request->warmup > ATTN_WIRE_REPEAT_MAX)
-        return attn_error_set(err, ATTN_ERR_INVALID_ARGUMENT, "a job has at most %u rounds", ATTN_WIRE_REPEAT_MAX);
-    if (request->variant && request->variant->test_only && !sched->test_variants)
-        return attn_error_set(err, ATTN_ERR_NOT_FOUND, "variant '%s' is for tests; start attnd with test variants",
-                              request->variant->name);
-    return ATTN_OK;
-}
-
-void attn_sched_accept(attn_sched_t *sched, attn_request_t *request, int64_t now_ns)
-{
-    attn_outcome_t *outcome = &request->outcome;
-    outcome->error = (attn_error_t){.status = ATTN_OK};
-    outcome->missing.count = 0;
-    outcome->variant = NULL;
-    outcome->reason[0] = outcome->device[0] = '\0';
-    outcome->batch_size = 0;
-    outcome->timing = (attn_timing_t){0};
-    request->sched.attempts = request->sched.faults = request->sched.kills = 0;
-    if (attn_sched_expire(sched, request, now_ns))
-        return;
-    if (check(sched, request) != ATTN_OK || choose(sched, request) != ATTN_OK) {
-        attn_sched_finish(sched, request);
-        return;
-    }
-    attn_queue_push(&sched->queue[request->sched.lab], request, false);
-    if (request->deadline_ns && request->deadline_ns < sched->tick_ns)
-        sched->tick_ns = request->deadline_ns;
-}
-
-void attn_sched_requeue(attn_sched_t *sched, attn_request_t *request)
-{
-    request->sched.lab = request->sched.lab || request->sched.faults > 0;
-    attn_queue_push(&sched->queue[request->sched.lab], request, true);
-}
-
-void attn_sched_reconsider(attn_sched_t *sched)
-{
-    attn_queue_t waiting[ATTN_LANES];
-    memcpy(waiting, sched->queue, sizeof waiting);
-    memset(sched->queue, 0, sizeof sched->queue);
-    for (int lane = 0; lane < ATTN_LANES; lane++) {
-        attn_request_t *next;
-        for (attn_request_t *request = attn_queue_first(&waiting[lane]); request; request = next) {
-            next = attn_queue_next(&waiting[lane], request);
-            if (choose(sched, request) == ATTN_OK)
-                attn_queue_push(&sched->queue[request->sched.lab], request, false);
-            else
-                attn_sched_finish(sched, request);
-        }
-    }
-}
+#define CROWD_NS (10 * ATTN_NS_PER_MS)
 
 /* ---- giving ---- */
 
-static bool is_timed(const attn_request_t *request)
+static void request_given(attn_sched_device_t *device, attn_request_t *request, uint32_t batch_size, int64_t now_ns)
 {
-    return request->op == ATTN_OP_RUN && (request->repeat > 1 || request->warmup > 0);
+    attn_outcome_t *outcome = &request->outcome;
+    if (request->sched.attempts++ == 0) {
+        int64_t waited_ns = now_ns - request->sched.submitted_ns;
+        outcome->timing.queue_us = (uint64_t)(waited_ns / ATTN_NS_PER_US);
+        attn_stats_waited(waited_ns);
+    }
+    request->sched.started_ns = now_ns;
+    outcome->batch_size = batch_size;
+    memcpy(outcome->device, device->about.uuid, sizeof outcome->device);
+    _Static_assert(sizeof outcome->device == sizeof device->about.uuid, "one length of device names");
 }
 
-static void give(attn_sched_t *sched, attn_sched_device_t *device, attn_lane_t lane, attn_request_t *request,
+static void give(attn_sched_t *sched, attn_sched_device_t *device, attn_lane_t lane, attn_batch_t *batch,
                  int64_t now_ns)
 {
-    if (request->sched.attempts++ == 0)
-        request->outcome.timing.queue_us = (uint64_t)((now_ns - request->sched.submitted_ns) / ATTN_NS_PER_US);
-    request->sched.started_ns = now_ns;
-    request->outcome.batch_size = 1;
-    memcpy(request->outcome.device, device->about.uuid, sizeof request->outcome.device);
-    _Static_assert(sizeof request->outcome.device == sizeof device->about.uuid, "one length of device names");
-    if (is_timed(request)) {
+    bool timed = attn_sched_timed(batch->request[0]);
+    for (uint32_t i = 0; i < batch->count; i++)
+        request_given(device, batch->request[i], batch->count, now_ns);
+    if (timed) {
         device->lease_until_ns = now_ns + LEASE_NS;
         device->lease_lane = lane;
         device->lease_wanted_ns = 0;
     }
-    double budget_ns = request->sched.cost_us * sched->watchdog_factor * 1000.0;
+    double budget_ns = batch->cost_us * sched->watchdog_factor * 1000.0;
     int64_t bounded = budget_ns < 1e15 ? (int64_t)budget_ns : (int64_t)1e15;
-    atomic_fetch_add_explicit(&sched->running, 1, memory_order_relaxed);
-    attn_worker_give(&device->worker[lane], request, ++sched->serial, now_ns, bounded + sched->watchdog_floor_ns);
+    attn_worker_order_t order = {.requests = batch->request,
+                                 .count = batch->count,
+                                 .timed = timed,
+                                 .cost_us = batch->cost_us,
+                                 .budget_ns = bounded + sched->watchdog_floor_ns};
+    atomic_fetch_add_explicit(&sched->running, batch->count, memory_order_relaxed);
+    attn_worker_give(&device->worker[lane], &order, &sched->serial, now_ns);
+    attn_stats_given(device->stats, batch->count);
     if (sched->tick_ns > now_ns + TICK_BUSY_NS)
         sched->tick_ns = now_ns + TICK_BUSY_NS;
 }
@@ -255,87 +70,185 @@ static void give(attn_sched_t *sched, attn_sched_device_t *device, attn_lane_t l
 static bool lease_allows(attn_sched_device_t *device, attn_lane_t lane, const attn_request_t *request, int64_t now_ns)
 {
     attn_lane_t other = lane == ATTN_LANE_SERVE ? ATTN_LANE_LAB : ATTN_LANE_SERVE;
-    bool other_runs = device->worker[other].job != NULL;
+    const attn_worker_t *own = &device->worker[lane];
+    bool other_runs = device->worker[other].groups > 0;
     if (other_runs && device->lease_lane == other && now_ns < device->lease_until_ns)
         return false;
-    if (is_timed(request)) {
+    if (own->groups > 0 && own->group[own->groups - 1].timed)
+        return false;
+    if (attn_sched_timed(request)) {
         if (other_runs && device->lease_wanted_ns == 0)
             device->lease_wanted_ns = now_ns;
-        return !other_runs;
+        return !other_runs && own->groups == 0;
     }
     return device->lease_wanted_ns == 0 || now_ns - device->lease_wanted_ns < LEASE_WANTED_NS;
 }
 
-/* Whether a timed job is still next in a queue: the one that wanted a lease may have been cancelled. */
+/* Whether a timed job is still next somewhere: the one that wanted a lease may have been cancelled. */
 static bool timed_waits(const attn_sched_t *sched, const attn_sched_device_t *device)
 {
     for (attn_lane_t lane = 0; lane < ATTN_LANES; lane++) {
-        const attn_request_t *next = attn_batcher_peek(&sched->queue[lane], device->index);
-        if (next && is_timed(next))
+        const attn_request_t *next = attn_batcher_peek(&sched->batcher[lane], device->index);
+        if (next && attn_sched_timed(next))
             return true;
     }
     return false;
 }
 
-static bool dispatch_lane(attn_sched_t *sched, attn_sched_device_t *device, attn_lane_t lane, int64_t now_ns)
+static uint32_t depth_of(const attn_sched_t *sched, const attn_sched_device_t *device, attn_lane_t lane)
+{
+    if (lane == ATTN_LANE_LAB)
+        return 1; /* what may misbehave is alone */
+    if (sched->pipeline_depth)
+        return sched->pipeline_depth;
+    return device->about.kind == ATTN_DEVICE_CUDA ? DEPTH_CUDA : DEPTH_CPU;
+}
+
+/* Lab workers start when there is something for them. */
+static void lab_start(attn_sched_t *sched, attn_sched_device_t *device, int64_t now_ns)
+{
+    if (device->worker[ATTN_LANE_LAB].state != ATTN_WORKER_NONE)
+        return;
+    if (now_ns >= device->start_ns[ATTN_LANE_LAB])
+        attn_sched_worker_start(sched, device, ATTN_LANE_LAB, now_ns);
+    if (sched->tick_ns > device->start_ns[ATTN_LANE_LAB])
+        sched->tick_ns = device->start_ns[ATTN_LANE_LAB];
+}
+
+/* Takes out of the batch who is no longer waited for. */
+static void batch_expire(attn_sched_t *sched, attn_batch_t *batch, int64_t now_ns)
+{
+    uint32_t kept = 0;
+    for (uint32_t i = 0; i < batch->count; i++)
+        if (!attn_sched_expire(sched, batch->request[i], now_ns))
+            batch->request[kept++] = batch->request[i];
+    batch->count = kept;
+}
+
+/* More requests than wait now were in the daemon at once within the last moments: some may come back soon. */
+static bool company_expected(const attn_sched_t *sched)
+{
+    uint32_t crowd = sched->crowd > sched->crowd_before ? sched->crowd : sched->crowd_before;
+    uint32_t here = sched->batcher[ATTN_LANE_SERVE].count + sched->batcher[ATTN_LANE_LAB].count +
+                    atomic_load_explicit(&sched->running, memory_order_relaxed);
+    return crowd > here;
+}
+
+static void crowd_note(attn_sched_t *sched, int64_t now_ns)
+{
+    uint32_t here = atomic_load_explicit(&sched->outstanding, memory_order_relaxed);
+    if (now_ns - sched->crowd_ns > CROWD_NS) {
+        sched->crowd_before = sched->crowd;
+        sched->crowd = here;
+        sched->crowd_ns = now_ns;
+    }
+    sched->crowd = here > sched->crowd ? here : sched->crowd;
+}
+
+/* Gives the device its next group, if there is one for it now. */
+static bool dispatch_next(attn_sched_t *sched, attn_sched_device_t *device, attn_lane_t lane, int64_t now_ns)
 {
     attn_worker_t *worker = &device->worker[lane];
-    attn_queue_t *queue = &sched->queue[lane];
-    while (queue->count > 0 && worker->job == NULL) {
-        const attn_request_t *next = attn_batcher_peek(queue, device->index);
-        if (!next)
+    attn_batcher_t *batcher = &sched->batcher[lane];
+    attn_batch_t batch;
+    for (;;) {
+        const attn_request_t *next = attn_batcher_peek(batcher, device->index);
+        if (!next || !lease_allows(device, lane, next, now_ns))
             return false;
-        if (worker->state != ATTN_WORKER_READY) {
-            if (lane == ATTN_LANE_LAB && worker->state == ATTN_WORKER_NONE) {
-                if (now_ns >= device->start_ns[lane])
-                    attn_sched_worker_start(sched, device, lane, now_ns);
-                if (sched->tick_ns > device->start_ns[lane])
-                    sched->tick_ns = device->start_ns[lane];
-            }
+        int64_t due_ns;
+        attn_batcher_form(batcher, device->index, company_expected(sched), now_ns, &batch, &due_ns);
+        if (due_ns < sched->due_ns)
+            sched->due_ns = due_ns;
+        if (batch.count == 0)
             return false;
-        }
-        if (!lease_allows(device, lane, next, now_ns))
+        double work_us = batch.cost_us + (double)batch.bytes / LINK_BYTES_PER_US;
+        if (worker->groups > 0 && !batch.full && work_us < WORTH_US)
             return false;
-        attn_request_t *request = attn_batcher_take(queue, device->index);
-        if (!attn_sched_expire(sched, request, now_ns)) {
-            give(sched, device, lane, request, now_ns);
-            return true;
+        attn_batcher_take(batcher, &batch);
+        batch_expire(sched, &batch, now_ns);
+        if (batch.count == 0)
+            continue;
+        give(sched, device, lane, &batch, now_ns);
+        return true;
+    }
+}
+
+static bool has_room(const attn_sched_t *sched, const attn_sched_device_t *device, attn_lane_t lane)
+{
+    const attn_worker_t *worker = &device->worker[lane];
+    return device->state != ATTN_DEVICE_LOST && worker->state == ATTN_WORKER_READY &&
+           worker->groups < depth_of(sched, device, lane) && worker->jobs + ATTN_WIRE_GROUP_MAX <= ATTN_WIRE_SLOTS;
+}
+
+/* The device with the least to do by expectation that has room and has not been tried in this round. Of equals the one
+ * that has had nothing for longest. */
+static attn_sched_device_t *least_loaded(attn_sched_t *sched, attn_lane_t lane, uint32_t tried)
+{
+    attn_sched_device_t *best = NULL;
+    double best_us = 0;
+    for (uint32_t i = 0; i < sched->device_count; i++) {
+        attn_sched_device_t *device = &sched->device[i];
+        if ((tried & 1u << i) || !has_room(sched, device, lane))
+            continue;
+        double load_us = attn_worker_load_us(&device->worker[lane]);
+        if (!best || load_us < best_us ||
+            (load_us == best_us && device->worker[lane].idle_since_ns < best->worker[lane].idle_since_ns)) {
+            best = device;
+            best_us = load_us;
         }
     }
-    return false;
+    return best;
+}
+
+static bool dispatch_lane(attn_sched_t *sched, attn_lane_t lane, int64_t now_ns)
+{
+    bool any = false;
+    uint32_t tried = 0;
+    while (sched->batcher[lane].count > 0) {
+        attn_sched_device_t *device = least_loaded(sched, lane, tried);
+        if (!device)
+            break;
+        if (dispatch_next(sched, device, lane, now_ns))
+            any = true;
+        else
+            tried |= 1u << device->index;
+    }
+    return any;
 }
 
 bool attn_sched_dispatch(attn_sched_t *sched, int64_t now_ns)
 {
-    bool any = false;
+    sched->due_ns = INT64_MAX;
+    crowd_note(sched, now_ns);
     for (uint32_t i = 0; i < sched->device_count; i++) {
         attn_sched_device_t *device = &sched->device[i];
         if (device->state == ATTN_DEVICE_LOST)
             continue;
         if (device->lease_wanted_ns && !timed_waits(sched, device))
             device->lease_wanted_ns = 0;
-        for (attn_lane_t lane = 0; lane < ATTN_LANES; lane++)
-            if (sched->queue[lane].count > 0)
-                any = dispatch_lane(sched, device, lane, now_ns) || any;
+        if (sched->batcher[ATTN_LANE_LAB].count > 0 && attn_batcher_peek(&sched->batcher[ATTN_LANE_LAB], i))
+            lab_start(sched, device, now_ns);
     }
-    return any;
+    bool any = dispatch_lane(sched, ATTN_LANE_SERVE, now_ns);
+    return dispatch_lane(sched, ATTN_LANE_LAB, now_ns) || any;
 }
 
 /* ---- collecting ---- */
 
-static void completed(attn_sched_t *sched, attn_sched_device_t *device, attn_worker_t *worker,
-                      const attn_wire_done_t *done, int64_t now_ns)
+/* A group of several has failed: who is to blame shows when each runs alone. */
+static bool try_alone(attn_sched_t *sched, attn_request_t *request, const attn_wire_done_t *done)
 {
-    attn_request_t *request = worker->job;
+    if (done->status == ATTN_OK || done->status == ATTN_ERR_CANCELLED || request->outcome.batch_size <= 1)
+        return false;
+    request->sched.alone = true;
+    attn_sched_requeue(sched, request);
+    return true;
+}
+
+static void answer(attn_sched_t *sched, attn_request_t *request, const attn_wire_done_t *done, int64_t now_ns)
+{
     attn_outcome_t *outcome = &request->outcome;
-    worker->job = NULL;
-    worker->idle_since_ns = now_ns;
-    atomic_fetch_sub_explicit(&sched->running, 1, memory_order_relaxed);
-    if (done->sm_clock_mhz || done->mem_clock_mhz) {
-        device->sm_clock_mhz = done->sm_clock_mhz;
-        device->mem_clock_mhz = done->mem_clock_mhz;
-    }
-    if (attn_sched_expire(sched, request, now_ns))
+    if (attn_sched_expire(sched, request, now_ns) || try_alone(sched, request, done))
         return;
     outcome->timing.copy_in_us = done->copy_in_us;
     outcome->timing.copy_out_us = done->copy_out_us;
@@ -351,6 +264,25 @@ static void completed(attn_sched_t *sched, attn_sched_device_t *device, attn_wor
         attn_sched_fail(sched, request, (attn_status_t)done->status, "%s", done->message);
 }
 
+static void completed(attn_sched_t *sched, attn_sched_device_t *device, attn_worker_t *worker,
+                      const attn_wire_done_t *done, int64_t now_ns)
+{
+    attn_request_t *request = worker->job[done->slot].request;
+    const attn_worker_group_t *group = attn_worker_group_of(worker, done->slot);
+    if (done->status == ATTN_OK)
+        attn_stats_ran(device->stats, request);
+    if (group->left == group->count)
+        attn_stats_group_ran(device->stats, done,
+                             now_ns - (worker->turn_ns > group->given_ns ? worker->turn_ns : group->given_ns));
+    if (done->sm_clock_mhz || done->mem_clock_mhz) {
+        device->sm_clock_mhz = done->sm_clock_mhz;
+        device->mem_clock_mhz = done->mem_clock_mhz;
+    }
+    attn_worker_release(worker, done->slot, now_ns);
+    atomic_fetch_sub_explicit(&sched->running, 1, memory_order_relaxed);
+    answer(sched, request, done, now_ns);
+}
+
 void attn_sched_collect_from(attn_sched_t *sched, attn_sched_device_t *device, attn_lane_t lane, int64_t now_ns)
 {
     attn_worker_t *worker = &device->worker[lane];
@@ -364,7 +296,7 @@ void attn_sched_collect_from(attn_sched_t *sched, attn_sched_device_t *device, a
             return;
         }
         if (done.unusable) {
-            /* The job stays in hand: it is the suspect when the worker has been reaped. */
+            /* The jobs stay in hand: they are the suspects when the worker has been reaped. */
             snprintf(worker->complaint, sizeof worker->complaint, "%.255s", done.message);
             attn_worker_end(worker, ATTN_END_UNUSABLE, now_ns);
             return;
@@ -377,7 +309,7 @@ bool attn_sched_collect(attn_sched_t *sched, int64_t now_ns)
 {
     bool any = false;
     for (uint32_t i = 0; i < sched->device_count; i++)
-        for (attn_lane_t lane = 0; lane < ATTN_LANES; lane++) {
+        for (int lane = 0; lane < ATTN_LANES; lane++) {
             attn_worker_t *worker = &sched->device[i].worker[lane];
             if (worker->state == ATTN_WORKER_READY && attn_ring_done_waiting(&worker->ring)) {
                 attn_sched_collect_from(sched, &sched->device[i], lane, now_ns);

@@ -6,14 +6,14 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
+#include "sched/batcher.h"
 #include "sched/devices.h"
 #include "sched/inbox.h"
 #include "sched/quarantine.h"
-#include "sched/queue.h"
 #include "sched/sched.h"
 #include "sched/worker.h"
 
-/* A device has at most one worker of each class; requests wait in one queue per class. */
+/* A device has at most one worker of each class; requests wait in one batcher per class. */
 typedef enum attn_lane { ATTN_LANE_SERVE, ATTN_LANE_LAB, ATTN_LANES } attn_lane_t;
 
 typedef struct attn_sched_device {
@@ -27,6 +27,7 @@ typedef struct attn_sched_device {
     uint32_t sm_clock_mhz, mem_clock_mhz;
     uint64_t variants; /* bit per row of the table of variants that its workers can run */
     attn_worker_t worker[ATTN_LANES];
+    struct attn_device_stats *stats; /* made with its first hello */
     uint32_t restarts;
     uint32_t failures[ATTN_LANES]; /* starts in a row that came to nothing */
     int64_t start_ns[ATTN_LANES];  /* not before: back-off */
@@ -46,17 +47,22 @@ struct attn_sched {
     int64_t watchdog_floor_ns;
     double watchdog_factor;
     uint32_t spin_us;
+    uint32_t pipeline_depth; /* groups in flight on a device; 0 = what suits its kind */
 
     int epoll;
     pthread_t thread;
     attn_inbox_t inbox; /* any thread */
-    attn_queue_t queue[ATTN_LANES];
+    attn_batcher_t batcher[ATTN_LANES];
     attn_sched_device_t device[ATTN_SCHED_DEVICES_MAX];
     uint32_t device_count;
     const attn_variant_info_t *const *table;
     size_t table_count;
     uint64_t serial;
     int64_t tick_ns; /* when time has to be looked at next */
+    int64_t due_ns;  /* when a group that waits for company goes; INT64_MAX = none does */
+    /* How many requests were in the daemon at once lately: whether waiting for company makes sense. */
+    uint32_t crowd, crowd_before;
+    int64_t crowd_ns;
 
     attn_quarantine_t quarantine; /* any thread */
     atomic_bool sweep;            /* somebody cancelled: look for marked requests */
@@ -72,7 +78,7 @@ struct attn_sched {
     attn_sched_view_t published;
 };
 
-/* dispatch.c: requests. */
+/* accept.c: requests come in, get a variant and devices, and complete. */
 void attn_sched_accept(attn_sched_t *sched, attn_request_t *request, int64_t now_ns);
 void attn_sched_finish(attn_sched_t *sched, attn_request_t *request); /* outcome.error is set */
 void attn_sched_fail(attn_sched_t *sched, attn_request_t *request, attn_status_t status, const char *format, ...)
@@ -80,10 +86,13 @@ void attn_sched_fail(attn_sched_t *sched, attn_request_t *request, attn_status_t
 /* Completes a request that nobody waits for any longer; returns whether it was one. */
 bool attn_sched_expire(attn_sched_t *sched, attn_request_t *request, int64_t now_ns);
 void attn_sched_requeue(attn_sched_t *sched, attn_request_t *request);
-bool attn_sched_dispatch(attn_sched_t *sched, int64_t now_ns); /* gives jobs to idle workers; whether any */
+void attn_sched_reconsider(attn_sched_t *sched);      /* devices changed: choose again for who waits */
+bool attn_sched_timed(const attn_request_t *request); /* its rounds want the device to themselves */
+
+/* dispatch.c: groups. */
+bool attn_sched_dispatch(attn_sched_t *sched, int64_t now_ns); /* gives groups to workers; whether any */
 bool attn_sched_collect(attn_sched_t *sched, int64_t now_ns);  /* takes completions; whether any */
 void attn_sched_collect_from(attn_sched_t *sched, attn_sched_device_t *device, attn_lane_t lane, int64_t now_ns);
-void attn_sched_reconsider(attn_sched_t *sched); /* devices changed: choose again for who waits */
 
 /* waiting.c: what time and cancellation do to requests that wait. */
 void attn_sched_sweep(attn_sched_t *sched, int64_t now_ns);
@@ -96,7 +105,7 @@ void attn_sched_worker_reaped(attn_sched_t *sched, attn_sched_device_t *device, 
 int64_t attn_sched_device_tick(attn_sched_t *sched, attn_sched_device_t *device, int64_t now_ns);
 bool attn_sched_workers_gone(const attn_sched_t *sched);
 
-/* faults.c: what the death of a worker means for the request that it ran. */
+/* faults.c: what the death of a worker means for the requests that it had. */
 void attn_sched_judge_death(attn_sched_t *sched, attn_sched_device_t *device, attn_lane_t lane,
                             const attn_death_t *death, int64_t now_ns);
 void attn_sched_judge_lost(attn_sched_t *sched, attn_sched_device_t *device, attn_lane_t lane);

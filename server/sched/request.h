@@ -16,7 +16,7 @@ typedef struct attn_timing {
     uint64_t queue_us, copy_in_us, copy_out_us, total_us;
     double kernel_us; /* median over `repeat` rounds; CUDA events, or the monotonic clock on the CPU */
     double kernel_min_us;
-} attn_timing_t;
+} attn_timing_t; /* copies and kernel: of the group that the request ran in, as a whole */
 
 typedef struct attn_outcome {
     attn_error_t error;                 /* error.status is the outcome's status; its sentence is for the caller */
@@ -48,6 +48,7 @@ struct attn_request {
     int32_t priority;                  /* -100..100; higher first */
     int64_t deadline_ns;               /* CLOCK_MONOTONIC; 0 = none */
     uint64_t peer;                     /* hash of the peer's address: fairness */
+    uint64_t connection;               /* the peer's connection, for fairness within it; 0 = not told apart */
     attn_request_complete_fn complete; /* once, on the scheduler's thread; must not block */
     void *complete_arg;
 
@@ -67,7 +68,15 @@ struct attn_request {
         uint32_t devices; /* bit per device of the scheduler that may run it; 0 = not chosen yet */
         bool refused;     /* submitted while the daemon was shutting down */
         bool lab;         /* runs in the lab class */
+        bool alone;       /* never merged: timed, another operation than RUN, or a group with it has failed */
+        bool replay;      /* has run before, without having been answered: goes first */
         double cost_us;   /* expected, over all rounds */
+        double flops;     /* of one round */
+        uint64_t tokens, bytes;
+        /* The batcher's. */
+        struct attn_batch_peer *waits; /* where it waits; NULL = not waiting */
+        double tag;                    /* virtual time at which its connection's turn for it ends */
+        uint64_t arrival;              /* number of its first push; 0 before */
     } sched;
 };
 

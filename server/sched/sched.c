@@ -55,7 +55,7 @@ static void time_skip(attn_sched_t *sched, int64_t skipped_ns)
         for (int lane = 0; lane < ATTN_LANES; lane++) {
             attn_worker_t *worker = &sched->device[i].worker[lane];
             worker->started_ns += skipped_ns;
-            worker->job_ns += skipped_ns;
+            worker->turn_ns += skipped_ns;
             worker->beat_ns += skipped_ns;
             worker->progress_ns += skipped_ns;
             worker->ended_ns += skipped_ns;
@@ -97,12 +97,21 @@ static bool spin(attn_sched_t *sched, int64_t until_ns)
     return false;
 }
 
+/* A group whose delay ends within the spin is not slept over. */
+static int64_t spin_until(const attn_sched_t *sched, int64_t now_ns)
+{
+    int64_t until_ns = now_ns + sched->spin_us * ATTN_NS_PER_US;
+    return sched->due_ns < until_ns ? sched->due_ns : until_ns;
+}
+
 static void rest(attn_sched_t *sched, int64_t now_ns)
 {
     bells_arm(sched, true);
     if (!anything_waiting(sched)) {
-        int64_t left_ns = sched->tick_ns - now_ns;
-        attn_watch_wait(sched, left_ns <= 0 ? 0 : (int)((left_ns + ATTN_NS_PER_MS - 1) / ATTN_NS_PER_MS));
+        /* Ticks are about supervision: whole milliseconds do. A group's delay is counted in microseconds. */
+        int64_t tick_ns = (sched->tick_ns - now_ns + ATTN_NS_PER_MS - 1) / ATTN_NS_PER_MS * ATTN_NS_PER_MS;
+        int64_t due_ns = sched->due_ns - now_ns;
+        attn_watch_wait(sched, due_ns < tick_ns ? due_ns : tick_ns);
     }
     bells_arm(sched, false);
 }
@@ -132,8 +141,8 @@ static void *sched_main(void *arg)
         looked_ns = now_ns;
         if (any)
             attn_watch_wait(sched, 0);
-        else if (sched->spin_us == 0 || !spin(sched, now_ns + sched->spin_us * ATTN_NS_PER_US))
-            rest(sched, now_ns);
+        else if (sched->spin_us == 0 || !spin(sched, spin_until(sched, now_ns)))
+            rest(sched, attn_clock_ns());
     }
     return NULL;
 }
@@ -170,6 +179,20 @@ static void options_take(attn_sched_t *sched, const attn_sched_options_t *option
     uint32_t strikes = options->quarantine_strikes ? options->quarantine_strikes : 3;
     uint32_t window_s = options->quarantine_window_s ? options->quarantine_window_s : 60;
     uint32_t duration_s = options->quarantine_s ? options->quarantine_s : 300;
+    attn_batcher_limits_t limits = {
+        .requests = options->max_group_requests ? options->max_group_requests : ATTN_WIRE_GROUP_MAX,
+        .tokens = options->max_group_tokens ? options->max_group_tokens : 131072,
+        .bytes = options->max_group_bytes ? options->max_group_bytes : UINT64_C(64) << 20,
+        .cost_us = options->max_group_cost_us ? options->max_group_cost_us : 1000,
+        .delay_ns = options->max_queue_delay_us * ATTN_NS_PER_US,
+    };
+    if (limits.requests > ATTN_WIRE_GROUP_MAX)
+        limits.requests = ATTN_WIRE_GROUP_MAX;
+    attn_batcher_init(&sched->batcher[ATTN_LANE_SERVE], &limits);
+    limits.requests = 1;
+    limits.delay_ns = 0;
+    attn_batcher_init(&sched->batcher[ATTN_LANE_LAB], &limits);
+    sched->pipeline_depth = options->pipeline_depth < ATTN_WIRE_GROUPS ? options->pipeline_depth : ATTN_WIRE_GROUPS;
     attn_quarantine_init(&sched->quarantine, strikes, window_s * ATTN_NS_PER_S, duration_s * ATTN_NS_PER_S);
 }
 

@@ -1,6 +1,6 @@
-/* sched/sched.h: the stage between doors and devices: queue, batcher's place, dispatch, supervision.
+/* sched/sched.h: the stage between doors and devices: batcher, dispatch, supervision.
  *
- * One thread (an epoll loop) owns the queue, the workers and every timer. Doors call submit and cancel from any
+ * One thread (an epoll loop) owns the batchers, the workers and every timer. Doors call submit and cancel from any
  * thread; answers come back through request->complete on the scheduler's thread. */
 #ifndef ATTND_SCHED_SCHED_H
 #define ATTND_SCHED_SCHED_H
@@ -13,10 +13,14 @@ typedef struct attn_sched attn_sched_t;
 
 typedef struct attn_sched_options {
     const char *worker_path; /* attn-worker; NULL = beside this executable */
-    const char *devices;     /* "auto", "cpu", "all", "0,2", "null" (the null engine, for tests) */
+    const char *devices;     /* "auto", "cpu", "all", "0,2", "null" (the null engine, for tests); see sched/devices.h */
     attn_admit_t *admit;     /* arenas whose fds go to workers; outlives the scheduler */
     uint32_t queue_limit;    /* requests waiting; one more is refused with UNAVAILABLE */
-    uint32_t max_queue_delay_us;
+    /* Limits of a group; 0 = the defaults of attn_sched_start(). */
+    uint32_t max_group_requests, max_group_tokens, max_group_cost_us;
+    uint64_t max_group_bytes;
+    uint32_t max_queue_delay_us; /* how long a request may wait for others to be merged with; 0 = not at all */
+    uint32_t pipeline_depth;     /* groups in flight on a device; 0 = what suits it: 4 on a GPU, 1 on the CPU */
     bool test_variants;
     uint32_t quarantine_strikes; /* strikes within quarantine_window_s that quarantine a variant */
     uint32_t quarantine_window_s, quarantine_s;
@@ -80,6 +84,9 @@ typedef struct attn_sched_view {
     attn_device_view_t devices[ATTN_SCHED_DEVICES_MAX];
     attn_quarantine_view_t quarantine[ATTN_SCHED_QUARANTINE_MAX];
     uint32_t queued, running;
+    int64_t oldest_ns;                        /* how long the request that waits longest has waited; 0 = none waits */
+    uint32_t groups[ATTN_SCHED_DEVICES_MAX];  /* in flight, by device */
+    uint64_t load_us[ATTN_SCHED_DEVICES_MAX]; /* expected time of these */
 } attn_sched_view_t;
 void attn_sched_view(attn_sched_t *sched, attn_sched_view_t *ret);
 

@@ -10,20 +10,23 @@ void attn_sched_sweep(attn_sched_t *sched, int64_t now_ns)
 {
     for (attn_lane_t lane = 0; lane < ATTN_LANES; lane++) {
         attn_request_t *next;
-        for (attn_request_t *request = attn_queue_first(&sched->queue[lane]); request; request = next) {
-            next = attn_queue_next(&sched->queue[lane], request);
+        for (attn_request_t *request = attn_batcher_first(&sched->batcher[lane]); request; request = next) {
+            next = attn_batcher_next(request);
             if (!atomic_load_explicit(&request->cancelled, memory_order_relaxed) &&
                 !(request->deadline_ns && now_ns >= request->deadline_ns))
                 continue;
-            attn_queue_remove(&sched->queue[lane], request);
+            attn_batcher_remove(&sched->batcher[lane], request);
             attn_sched_expire(sched, request, now_ns);
         }
     }
     for (uint32_t i = 0; i < sched->device_count; i++)
         for (attn_lane_t lane = 0; lane < ATTN_LANES; lane++) {
             attn_worker_t *worker = &sched->device[i].worker[lane];
-            if (worker->job && atomic_load_explicit(&worker->job->cancelled, memory_order_relaxed))
-                attn_worker_cancel(worker, now_ns);
+            for (uint32_t slot = 0; worker->jobs > 0 && slot < ATTN_WIRE_SLOTS; slot++) {
+                const attn_request_t *request = worker->job[slot].request;
+                if (request && atomic_load_explicit(&request->cancelled, memory_order_relaxed))
+                    attn_worker_cancel(worker, slot);
+            }
         }
 }
 
@@ -65,12 +68,12 @@ int64_t attn_sched_wait_tick(attn_sched_t *sched, int64_t now_ns)
     bool give_up = atomic_load(&sched->drain) >= 3, down = !all_ready(sched);
     for (attn_lane_t lane = 0; lane < ATTN_LANES; lane++) {
         attn_request_t *next;
-        for (attn_request_t *request = attn_queue_first(&sched->queue[lane]); request; request = next) {
-            next = attn_queue_next(&sched->queue[lane], request);
+        for (attn_request_t *request = attn_batcher_first(&sched->batcher[lane]); request; request = next) {
+            next = attn_batcher_next(request);
             bool late = request->deadline_ns && now_ns >= request->deadline_ns;
             bool stranded = down && out_of_grace(sched, request, now_ns);
             if (late || give_up || stranded) {
-                attn_queue_remove(&sched->queue[lane], request);
+                attn_batcher_remove(&sched->batcher[lane], request);
                 if (attn_sched_expire(sched, request, now_ns))
                     continue;
                 if (give_up)
@@ -84,7 +87,7 @@ int64_t attn_sched_wait_tick(attn_sched_t *sched, int64_t now_ns)
                 look_again = request->deadline_ns;
         }
     }
-    if (down && sched->queue[0].count + sched->queue[1].count > 0 && look_again > now_ns + GRACE_TICK_NS)
+    if (down && sched->batcher[0].count + sched->batcher[1].count > 0 && look_again > now_ns + GRACE_TICK_NS)
         look_again = now_ns + GRACE_TICK_NS;
     return look_again;
 }

@@ -73,10 +73,26 @@ static void handle(attn_sched_t *sched, uint64_t tag, int64_t now_ns)
     sched->tick_ns = 0;
 }
 
-void attn_watch_wait(attn_sched_t *sched, int timeout_ms)
+/* epoll_pwait2 came with Linux 5.11; where it is missing, sleeps end on the next millisecond. */
+static int wait_for(int epoll, struct epoll_event *events, int count, int64_t timeout_ns)
+{
+    static bool missing;
+    struct timespec timeout = {timeout_ns / ATTN_NS_PER_S, timeout_ns % ATTN_NS_PER_S};
+    if (timeout_ns <= 0)
+        return epoll_wait(epoll, events, count, 0);
+    if (!missing) {
+        int got = epoll_pwait2(epoll, events, count, &timeout, NULL);
+        if (got >= 0 || (errno != ENOSYS && errno != EPERM))
+            return got;
+        missing = true;
+    }
+    return epoll_wait(epoll, events, count, (int)((timeout_ns + ATTN_NS_PER_MS - 1) / ATTN_NS_PER_MS));
+}
+
+void attn_watch_wait(attn_sched_t *sched, int64_t timeout_ns)
 {
     struct epoll_event events[32];
-    int count = epoll_wait(sched->epoll, events, sizeof events / sizeof events[0], timeout_ms);
+    int count = wait_for(sched->epoll, events, sizeof events / sizeof events[0], timeout_ns);
     if (count <= 0)
         return;
     int64_t now_ns = attn_clock_ns();

@@ -17,8 +17,6 @@
 /* A job that still gets on is left to run beyond its budget, but not for ever. */
 enum { BUDGET_STRETCH = 20 };
 #define PROGRESS_NS (1 * ATTN_NS_PER_S)
-/* One job at a time, so always the same pages of the sequence area. */
-enum { JOB_SLOT = 0 };
 
 typedef struct ends {
     int control[2], job_bell, done_bell, ring;
@@ -106,13 +104,40 @@ attn_ring_pop_t attn_worker_hello(attn_worker_t *worker, attn_wire_hello_t *ret)
     return ATTN_RING_POPPED;
 }
 
-void attn_worker_give(attn_worker_t *worker, attn_request_t *request, uint64_t serial, int64_t now_ns,
-                      int64_t budget_ns)
+/* Slots are used round and round, so the next one is nearly always free. */
+static uint32_t slot_take(attn_worker_t *worker)
 {
-    attn_wire_job_t job = {
+    while (worker->job[worker->next_slot].request)
+        worker->next_slot = (worker->next_slot + 1) % ATTN_WIRE_SLOTS;
+    return worker->next_slot;
+}
+
+/* The number of the area that holds the request's sequences. */
+static uint32_t sequences_put(attn_worker_t *worker, const attn_request_t *request, uint32_t slot)
+{
+    uint32_t entries = request->spec.batch + 1, area = slot;
+    if (entries > ATTN_WIRE_AREA_ENTRIES) {
+        uint32_t large = (uint32_t)__builtin_ctz(~worker->areas) % ATTN_WIRE_LARGE_AREAS;
+        worker->areas |= 1u << large;
+        area = ATTN_WIRE_SLOTS + large;
+    }
+    int32_t *sequences = attn_ring_sequences(&worker->ring, area);
+    memcpy(sequences, request->cu_seqlens_q, entries * sizeof *sequences);
+    memcpy(sequences + entries, request->cu_seqlens_k, entries * sizeof *sequences);
+    return area;
+}
+
+static void job_put(attn_worker_t *worker, attn_request_t *request, uint32_t count, uint64_t group, uint64_t serial)
+{
+    uint32_t slot = slot_take(worker);
+    attn_wire_job_t *job = attn_ring_job_next(&worker->ring);
+    *job = (attn_wire_job_t){
         .serial = serial,
+        .group = group,
+        .group_count = count,
         .op = request->op,
-        .slot = JOB_SLOT,
+        .slot = slot,
+        .sequences = slot,
         .warmup = request->warmup,
         .repeat = request->repeat ? request->repeat : 1,
         .seed = request->seed,
@@ -124,39 +149,88 @@ void attn_worker_give(attn_worker_t *worker, attn_request_t *request, uint64_t s
         .lse = request->lse,
         .truth = request->truth,
     };
+    memcpy(job->id, request->id, sizeof job->id);
     if (request->outcome.variant)
-        snprintf(job.variant, sizeof job.variant, "%s", request->outcome.variant->name);
+        snprintf(job->variant, sizeof job->variant, "%s", request->outcome.variant->name);
     if (request->spec.layout == ATTN_LAYOUT_THD) {
-        job.cu_entries = request->spec.batch + 1;
-        int32_t *sequences = attn_ring_sequences(&worker->ring, job.slot);
-        memcpy(sequences, request->cu_seqlens_q, job.cu_entries * sizeof *sequences);
-        memcpy(sequences + job.cu_entries, request->cu_seqlens_k, job.cu_entries * sizeof *sequences);
+        job->cu_entries = request->spec.batch + 1;
+        job->sequences = sequences_put(worker, request, slot);
     }
-    worker->job = request;
-    worker->serial = serial;
-    worker->job_ns = worker->beat_ns = now_ns;
-    worker->progress_ns = 0;
-    worker->progress = atomic_load_explicit(&worker->ring.worker->progress, memory_order_relaxed);
-    worker->budget_ns = budget_ns;
-    worker->cancel_ns = 0;
-    if (attn_ring_job_push(&worker->ring, &job))
+    worker->job[slot] =
+        (attn_worker_job_t){.request = request, .serial = serial, .group = group, .area = job->sequences};
+}
+
+void attn_worker_give(attn_worker_t *worker, const attn_worker_order_t *order, uint64_t *serial, int64_t now_ns)
+{
+    uint64_t number = ++*serial;
+    for (uint32_t i = 0; i < order->count; i++)
+        job_put(worker, order->requests[i], order->count, number, ++*serial);
+    if (worker->groups == 0) {
+        worker->turn_ns = worker->beat_ns = now_ns;
+        worker->progress_ns = worker->cancel_ns = 0;
+        worker->progress = atomic_load_explicit(&worker->ring.worker->progress, memory_order_relaxed);
+    }
+    worker->group[worker->groups++] = (attn_worker_group_t){.number = number,
+                                                            .count = order->count,
+                                                            .left = order->count,
+                                                            .timed = order->timed,
+                                                            .cost_us = order->cost_us,
+                                                            .given_ns = now_ns,
+                                                            .budget_ns = order->budget_ns};
+    worker->jobs += order->count;
+    if (attn_ring_job_publish(&worker->ring))
         attn_fd_bell_ring(worker->job_bell);
 }
 
 attn_ring_pop_t attn_worker_collect(attn_worker_t *worker, attn_wire_done_t *ret)
 {
     attn_ring_pop_t popped = attn_ring_done_pop(&worker->ring, ret);
-    if (popped == ATTN_RING_POPPED && (!worker->job || ret->serial != worker->serial))
+    if (popped == ATTN_RING_POPPED && (!worker->job[ret->slot].request || ret->serial != worker->job[ret->slot].serial))
         return ATTN_RING_GARBAGE;
     return popped;
 }
 
-void attn_worker_cancel(attn_worker_t *worker, int64_t now_ns)
+attn_worker_group_t *attn_worker_group_of(attn_worker_t *worker, uint32_t slot)
 {
-    if (worker->cancel_ns)
+    attn_worker_group_t *group = worker->group;
+    while (group->number != worker->job[slot].group)
+        group++;
+    return group;
+}
+
+void attn_worker_release(attn_worker_t *worker, uint32_t slot, int64_t now_ns)
+{
+    attn_worker_group_t *group = attn_worker_group_of(worker, slot);
+    if (worker->job[slot].area >= ATTN_WIRE_SLOTS)
+        worker->areas &= ~(1u << (worker->job[slot].area - ATTN_WIRE_SLOTS));
+    worker->job[slot].request = NULL;
+    worker->jobs--;
+    if (--group->left > 0)
         return;
-    worker->cancel_ns = now_ns;
-    attn_ring_job_cancel(&worker->ring, JOB_SLOT, worker->serial);
+    if (group == worker->group) {
+        worker->turn_ns = now_ns;
+        worker->progress_ns = worker->cancel_ns = 0;
+    }
+    worker->groups--;
+    memmove(group, group + 1, (size_t)(worker->group + worker->groups - group) * sizeof *group);
+    if (worker->groups == 0)
+        worker->idle_since_ns = now_ns;
+}
+
+double attn_worker_load_us(const attn_worker_t *worker)
+{
+    double load = 0;
+    for (uint32_t i = 0; i < worker->groups; i++)
+        load += worker->group[i].cost_us;
+    return load;
+}
+
+void attn_worker_cancel(attn_worker_t *worker, uint32_t slot)
+{
+    if (worker->job[slot].cancelled)
+        return;
+    worker->job[slot].cancelled = true;
+    attn_ring_job_cancel(&worker->ring, slot, worker->job[slot].serial);
 }
 
 void attn_worker_end(attn_worker_t *worker, attn_worker_end_t why, int64_t now_ns)
@@ -186,7 +260,6 @@ void attn_worker_close(attn_worker_t *worker)
     attn_fd_close(&worker->done_bell);
     worker->state = ATTN_WORKER_NONE;
     worker->end = ATTN_END_NONE;
-    worker->job = NULL;
 }
 
 attn_worker_end_t attn_worker_watch(attn_worker_t *worker, int64_t now_ns)
@@ -203,8 +276,9 @@ attn_worker_end_t attn_worker_watch(attn_worker_t *worker, int64_t now_ns)
     }
     if (now_ns - worker->beat_ns > BEAT_LOST_NS)
         return ATTN_END_FROZEN;
-    if (now_ns - worker->beat_ns > BEAT_MISSED_NS || now_ns - worker->job_ns <= worker->budget_ns)
+    int64_t ran_ns = now_ns - worker->turn_ns, budget_ns = worker->group[0].budget_ns;
+    if (worker->groups == 0 || now_ns - worker->beat_ns > BEAT_MISSED_NS || ran_ns <= budget_ns)
         return ATTN_END_NONE;
     bool gets_on = worker->progress_ns && now_ns - worker->progress_ns <= PROGRESS_NS;
-    return gets_on && (now_ns - worker->job_ns) / BUDGET_STRETCH <= worker->budget_ns ? ATTN_END_NONE : ATTN_END_HUNG;
+    return gets_on && ran_ns / BUDGET_STRETCH <= budget_ns ? ATTN_END_NONE : ATTN_END_HUNG;
 }

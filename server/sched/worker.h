@@ -1,4 +1,4 @@
-/* sched/worker.h: one incarnation of a worker, as the front sees it: started, greeted, given a job, collected from,
+/* sched/worker.h: one incarnation of a worker, as the front sees it: started, greeted, given groups, collected from,
  * ended, reaped. The scheduler's thread; owns the process, the ring and the descriptors. Decides nothing about
  * requests: that is faults.c. */
 #ifndef ATTND_SCHED_WORKER_H
@@ -28,6 +28,23 @@ typedef enum attn_worker_end {
     ATTN_END_UNUSABLE   /* said that its device is broken */
 } attn_worker_end_t;
 
+/* A group in hand, oldest first. */
+typedef struct attn_worker_group {
+    uint64_t number;
+    uint32_t count, left; /* jobs; those that have not completed */
+    bool timed;           /* its rounds want the device to themselves */
+    double cost_us;
+    int64_t given_ns, budget_ns;
+} attn_worker_group_t;
+
+/* A job in hand, by slot. */
+typedef struct attn_worker_job {
+    attn_request_t *request; /* NULL: a free slot */
+    uint64_t serial, group;
+    uint32_t area;
+    bool cancelled; /* it was told that nobody waits any longer */
+} attn_worker_job_t;
+
 typedef struct attn_worker {
     attn_worker_state_t state;
     attn_worker_end_t end;
@@ -39,11 +56,13 @@ typedef struct attn_worker {
     int64_t idle_since_ns;
     char complaint[256]; /* what it said before it became unusable */
 
-    /* The job in hand; one at a time. */
-    attn_request_t *job;
-    uint64_t serial;
-    int64_t job_ns, budget_ns;
-    int64_t cancel_ns; /* when it was told that nobody waits any longer; 0 */
+    attn_worker_group_t group[ATTN_WIRE_GROUPS];
+    uint32_t groups, jobs; /* in hand */
+    uint32_t areas;        /* bit per large sequence area in use */
+    uint32_t next_slot;    /* where the search for a free slot begins */
+    attn_worker_job_t job[ATTN_WIRE_SLOTS];
+    /* Of the oldest group: since when it is its turn, and when nobody waited for any of it any longer (0 = not yet). */
+    int64_t turn_ns, cancel_ns;
     uint64_t progress, beat;
     int64_t progress_ns, beat_ns; /* when these were last seen to move; progress: 0 = not yet */
 } attn_worker_t;
@@ -60,14 +79,28 @@ attn_status_t attn_worker_start(attn_worker_t *worker, const attn_worker_start_t
 /* Takes the hello if it is there: EMPTY, POPPED, or GARBAGE. The copy's text ends and its numbers are sane. */
 attn_ring_pop_t attn_worker_hello(attn_worker_t *worker, attn_wire_hello_t *ret);
 
-/* Only when READY without a job. */
-void attn_worker_give(attn_worker_t *worker, attn_request_t *request, uint64_t serial, int64_t now_ns,
-                      int64_t budget_ns);
+/* What a group is given with. */
+typedef struct attn_worker_order {
+    attn_request_t *const *requests; /* `count` of one configuration, at most ATTN_WIRE_GROUP_MAX */
+    uint32_t count;
+    bool timed;
+    double cost_us;
+    int64_t budget_ns;
+} attn_worker_order_t;
 
-/* A completion of the job in hand; a completion of anything else is GARBAGE. The job stays in hand. */
+/* Only when READY with fewer than ATTN_WIRE_GROUPS groups. *serial counts on: numbers are never used twice. A request
+ * whose sequences need a large area comes alone. */
+void attn_worker_give(attn_worker_t *worker, const attn_worker_order_t *order, uint64_t *serial, int64_t now_ns);
+
+/* Takes a completion, whose slot is then that of a job in hand; one of anything else is GARBAGE. The job stays in
+ * hand until release(). */
 attn_ring_pop_t attn_worker_collect(attn_worker_t *worker, attn_wire_done_t *ret);
+attn_worker_group_t *attn_worker_group_of(attn_worker_t *worker, uint32_t slot);
+void attn_worker_release(attn_worker_t *worker, uint32_t slot, int64_t now_ns);
 
-void attn_worker_cancel(attn_worker_t *worker, int64_t now_ns);
+double attn_worker_load_us(const attn_worker_t *worker); /* expected, of all groups in hand */
+
+void attn_worker_cancel(attn_worker_t *worker, uint32_t slot);
 
 /* ASKED closes the control socket, so a busy worker ends too; the rest is SIGKILL. Then ENDING. */
 void attn_worker_end(attn_worker_t *worker, attn_worker_end_t why, int64_t now_ns);
@@ -77,7 +110,7 @@ void attn_worker_end(attn_worker_t *worker, attn_worker_end_t why, int64_t now_n
 bool attn_worker_reap(attn_worker_t *worker, attn_death_t *ret);
 void attn_worker_close(attn_worker_t *worker);
 
-/* Whether the job in hand has run out: HUNG, FROZEN, or NONE. */
+/* Whether the oldest group has run out: HUNG, FROZEN, or NONE. */
 attn_worker_end_t attn_worker_watch(attn_worker_t *worker, int64_t now_ns);
 
 #endif

@@ -1,7 +1,8 @@
 /* worker/engine.h: the seam between the worker program and a kind of device: null, CPU, CUDA.
  *
- * One engine per process, used by the worker's main thread only, one job at a time. An engine owns its device's
- * context, streams, pools and pinning. It never exits, never prints; what fails is a status and a sentence. */
+ * One engine per process, used by the worker's main thread only. It is handed groups (submit), several at a time, and
+ * hands them back when they have ended (poll). An engine owns its device's context, streams, pools and pinning. It
+ * never exits, never prints; what fails is a status and a sentence. */
 #ifndef ATTND_WORKER_ENGINE_H
 #define ATTND_WORKER_ENGINE_H
 
@@ -22,6 +23,10 @@ typedef struct attn_engine_setup {
     attn_variant_class_t run_class; /* LAB: maps and pins nothing beyond the job in hand */
     const char *device;             /* "cpu", "null", or a GPU's UUID ("GPU-…", "MIG-…") */
     attn_memory_t *memory;          /* the arenas; see worker/memory.h */
+    /* Ends the worker's sleep; any thread. An engine whose groups end by themselves calls it after block(). May be NULL
+     * where nobody sleeps. */
+    void (*wake)(void *wake_arg);
+    void *wake_arg;
 } attn_engine_setup_t;
 
 /* What open() found. Zeroed before the call. */
@@ -31,39 +36,72 @@ typedef struct attn_engine_about {
     uint32_t sm_clock_mhz, mem_clock_mhz; /* 0 = not known */
 } attn_engine_about_t;
 
-/* One job, with addresses of this process. */
-typedef struct attn_engine_job {
-    uint32_t op;                                /* attn_op_t */
-    const char *variant;                        /* RUN: a name that find() knows */
+/* Tensors of a request, as bits. */
+enum {
+    ATTN_TENSOR_Q = 1u << 0,
+    ATTN_TENSOR_K = 1u << 1,
+    ATTN_TENSOR_V = 1u << 2,
+    ATTN_TENSOR_O = 1u << 3,
+    ATTN_TENSOR_LSE = 1u << 4
+};
+
+/* One request of a group, with addresses of this process. */
+typedef struct attn_engine_request {
     attn_spec_t spec;                           /* measured and valid */
     attn_sizes_t sizes;                         /* of the tensors, from attn_spec_measure() */
     const int32_t *cu_seqlens_q, *cu_seqlens_k; /* thd: spec.batch + 1 entries each, valid offsets; else NULL */
-    /* Host addresses, page-aligned, NULL where the job has none. RUN: q, k, v are read-only, o and lse are written.
-     * FILL: q, k, v are written. TRUTH: q, k, v are read-only, `truth` is written (layout of attn/accuracy.h).
-     * JUDGE: o, lse and truth are read. In the serve class they lie inside the two arena mappings
-     * (attn_memory_arena()), so an engine that pinned an arena finds its device address by offset; FILL's q, k, v and
-     * everything in the lab class lie in mappings made for this job only, with unmapped pages around each. */
-    attn_addresses_t host;
+    /* Page-aligned, NULL where the job has none. RUN: q, k, v are read-only, o and lse are written. FILL: q, k, v are
+     * written. TRUTH: q, k, v are read-only, `truth` is written (layout of attn/accuracy.h). JUDGE: o, lse and truth
+     * are read. Addresses are the host's, but for the tensors in `on_device`: theirs are the device's own, read and
+     * written in place and never copied.
+     * In the serve class host tensors lie inside the two arena mappings (attn_memory_arena()) or in memory that was
+     * mapped and pinned beforehand, so an engine finds by address what it has pinned; FILL's q, k, v and everything in
+     * the lab class lie in mappings made for this job only, with unmapped pages around each. */
+    attn_addresses_t at;
+    uint32_t on_device; /* ATTN_TENSOR_… */
     void *truth;
     uint64_t truth_bytes;
-    uint64_t seed;           /* FILL: attn_fill_normal(dtype, seed, tensor, …) or the same numbers */
-    uint32_t warmup, repeat; /* rounds before and with timing; repeat >= 1, at most ATTN_WIRE_REPEAT_MAX */
-    /* Cancellation and progress, in the manner of attn_exec_t: call it at least every 50 ms of work done in pieces and
-     * between rounds; false = stop with ATTN_ERR_CANCELLED once the device no longer touches the job's memory. */
-    bool (*checkpoint)(void *checkpoint_arg);
-    void *checkpoint_arg;
-} attn_engine_job_t;
+    uint64_t seed; /* FILL: attn_fill_normal(dtype, seed, tensor, …) or the same numbers */
+    const char *id;
+    /* RUN with tensors on the device: an event of the engine's kind that the request's group records when its work on
+     * this request has been queued, for others to wait for; NULL = none. What has to come *before* has happened when
+     * a group is submitted: nothing foreign is ever waited for in the engine's streams. */
+    void *after;
+} attn_engine_request_t;
 
-/* What happened. Zeroed before the call. */
+/* What happened to a group. Zeroed before submit. */
 typedef struct attn_engine_result {
     uint64_t copy_in_us, copy_out_us;
-    double kernel_us, kernel_min_us; /* median and least over `repeat` rounds: attn_engine_rounds(). A large job that a
-                                        GPU ran in slices under its copies: their sum, more than in one piece */
-    uint32_t sm_clock_mhz, mem_clock_mhz; /* 0 = not read */
-    attn_judgement_t judgement;           /* JUDGE */
-    bool unusable; /* the context is broken (a sticky CUDA error): the worker reports this job and ends, a new one
+    double kernel_us, kernel_min_us; /* median and least over `repeat` rounds: attn_engine_rounds(). Of a large job that
+                                        a GPU ran in slices under its copies: their sum, more than in one piece */
+    uint32_t launches;               /* kernels */
+    uint64_t link_in_bytes, link_out_bytes; /* moved between host and device memory */
+    uint32_t sm_clock_mhz, mem_clock_mhz;   /* 0 = not read */
+    attn_judgement_t judgement;             /* JUDGE */
+    bool unusable; /* the context is broken (a sticky CUDA error): the worker reports this group and ends, a new one
                       starts */
 } attn_engine_result_t;
+
+/* Requests that run as one launch. Everything in it stays as it is, and stays where it is, from submit() until poll()
+ * hands it back. */
+typedef struct attn_engine_group {
+    uint64_t number;
+    uint32_t op;                     /* attn_op_t */
+    const char *variant;             /* RUN: a name that has() knows */
+    uint32_t warmup, repeat;         /* rounds before and with timing; repeat >= 1, at most ATTN_WIRE_REPEAT_MAX */
+    uint32_t count;                  /* 1 unless op is RUN with one round and no warm-up */
+    attn_engine_request_t *requests; /* of one configuration: dtype, head-dim class, causal, softcap on or off */
+    /* Cancellation and progress, in the manner of attn_exec_t: called on the main thread at least every 50 ms of work
+     * done in pieces and between rounds; false = nobody wants any of the requests: stop with ATTN_ERR_CANCELLED once
+     * the device no longer touches their memory. */
+    bool (*checkpoint)(void *checkpoint_arg);
+    void *checkpoint_arg;
+    /* The engine's, from submit() on. */
+    attn_engine_result_t result;
+    attn_error_t error; /* of all requests: CANCELLED, NO_MEMORY, DEVICE, INTERNAL, UNIMPLEMENTED (an op that this
+                           engine lacks). Who was to blame is for the front to find out, by running each alone */
+    void *lane;         /* for the engine's use */
+} attn_engine_group_t;
 
 typedef struct attn_engine_ops {
     const char *name; /* "null", "cpu", "cuda" */
@@ -73,10 +111,15 @@ typedef struct attn_engine_ops {
     void (*close)(attn_engine_t *engine); /* NULL is fine */
     /* Whether RUN can be asked for a variant of this name here. */
     bool (*has)(const attn_engine_t *engine, const char *variant);
-    /* Runs one job to completion: when it returns, nothing touches the job's memory any more. RUN includes copies in
-     * and out. Errors: CANCELLED, NO_MEMORY, DEVICE, INTERNAL, UNIMPLEMENTED (an op that this engine lacks). */
-    attn_status_t (*run)(attn_engine_t *engine, const attn_engine_job_t *job, attn_engine_result_t *ret,
-                         attn_error_t *err);
+    /* Takes a group, at most ATTN_WIRE_GROUPS at a time, and begins it as soon as it can. What fails is told by poll().
+     * RUN includes copies in and out. */
+    void (*submit)(attn_engine_t *engine, attn_engine_group_t *group);
+    /* Hands back a group that has ended: nothing touches its memory any more. NULL when none has. An engine without
+     * anything that works by itself runs the oldest group in here. */
+    attn_engine_group_t *(*poll)(attn_engine_t *engine);
+    /* Groups are under way and the worker has spun for long enough: arranges for setup->wake() once one has ended,
+     * so that the worker may sleep. May be NULL where poll() never returns NULL while it has groups. */
+    void (*block)(attn_engine_t *engine);
     /* One piece of background work (pinning, prefaulting) of at most about 3 ms; returns whether there is more. Called
      * when the worker has had nothing to do for a while, and now and then when it never has. May be NULL. */
     bool (*idle)(attn_engine_t *engine);
@@ -91,8 +134,25 @@ extern const attn_engine_ops_t attn_engine_cuda; /* worker/engine_cuda.c */
 void attn_engine_cuda_list(void (*each)(const char *uuid, int index, const char *name, void *arg), void *arg);
 #endif
 
-/* FILL for any engine: the job's q, k, v from its seed on up to `threads` threads, in pieces. Errors: CANCELLED. */
-attn_status_t attn_engine_fill(const attn_engine_job_t *job, unsigned threads, attn_error_t *err);
+/* FILL for any engine: q, k, v of the group's request from its seed on up to `threads` threads, in pieces. Errors:
+ * CANCELLED. */
+attn_status_t attn_engine_fill(const attn_engine_group_t *group, unsigned threads, attn_error_t *err);
+
+/* Problems that the group's requests expand to. */
+uint32_t attn_engine_problem_count(const attn_engine_group_t *group);
+
+/* Those of a request whose tensors lie `at`, into ret; returns how many. */
+uint32_t attn_engine_problems(const attn_engine_request_t *request, const attn_addresses_t *at, attn_problem_t *ret);
+
+attn_config_t attn_engine_config(const attn_engine_group_t *group);
+
+/* Groups that wait in the order of submit(). */
+typedef struct attn_engine_queue {
+    attn_engine_group_t *group[ATTN_WIRE_GROUPS];
+    uint32_t first, count;
+} attn_engine_queue_t;
+void attn_engine_queue_push(attn_engine_queue_t *queue, attn_engine_group_t *group);
+attn_engine_group_t *attn_engine_queue_take(attn_engine_queue_t *queue); /* NULL when empty */
 
 /* Median and minimum of n >= 1 rounds in microseconds, into ret. Sorts `rounds`. */
 void attn_engine_rounds(double *rounds, uint32_t n, attn_engine_result_t *ret);

@@ -1,4 +1,5 @@
 /* worker/engine_cpu.c: the engine on the processor's cores. Main thread; owns the workspace that launches share.
+ * Groups run one after the other, in poll(); each is one launch.
  *
  * Launches and judgements go in pieces of at most 50 ms with a checkpoint between them, which is also what the
  * watchdog sees of their progress. */
@@ -27,6 +28,7 @@ struct attn_engine {
     attn_problem_t *problems;
     uint32_t problem_room;
     uint64_t prefaulted;
+    attn_engine_queue_t queue;
     double rounds[ATTN_WIRE_REPEAT_MAX];
 };
 
@@ -104,10 +106,10 @@ static attn_status_t cpu_workspace(attn_engine_t *engine, size_t bytes, attn_err
     return ATTN_OK;
 }
 
-static attn_status_t cpu_problems(attn_engine_t *engine, const attn_engine_job_t *job, attn_group_t *ret,
+static attn_status_t cpu_problems(attn_engine_t *engine, const attn_engine_group_t *group, attn_group_t *ret,
                                   attn_error_t *err)
 {
-    uint32_t count = attn_spec_problem_count(&job->spec);
+    uint32_t count = attn_engine_problem_count(group);
     if (count > engine->problem_room) {
         attn_problem_t *problems = realloc(engine->problems, count * sizeof *problems);
         if (!problems)
@@ -115,48 +117,47 @@ static attn_status_t cpu_problems(attn_engine_t *engine, const attn_engine_job_t
         engine->problems = problems;
         engine->problem_room = count;
     }
-    attn_spec_problems(&job->spec, job->cu_seqlens_q, job->cu_seqlens_k, &job->host, engine->problems);
-    *ret = (attn_group_t){
-        .config = {(attn_dtype_t)job->spec.dtype, job->spec.causal != 0, job->spec.softcap > 0},
-        .count = count,
-        .problems = engine->problems,
-    };
+    attn_problem_t *next = engine->problems;
+    for (uint32_t i = 0; i < group->count; i++)
+        next += attn_engine_problems(&group->requests[i], &group->requests[i].at, next);
+    *ret = (attn_group_t){.config = attn_engine_config(group), .count = count, .problems = engine->problems};
     return ATTN_OK;
 }
 
-static attn_status_t cpu_launches(attn_engine_t *engine, const attn_engine_job_t *job, const attn_variant_t *variant,
-                                  const attn_group_t *group, attn_exec_t *exec, attn_engine_result_t *ret,
-                                  attn_error_t *err)
+static attn_status_t cpu_launches(attn_engine_t *engine, attn_engine_group_t *group, const attn_variant_t *variant,
+                                  const attn_group_t *problems, attn_exec_t *exec)
 {
-    for (uint32_t round = 0; round < job->warmup + job->repeat; round++) {
+    uint32_t rounds = group->warmup + group->repeat;
+    for (uint32_t round = 0; round < rounds; round++) {
         int64_t start = attn_clock_ns();
-        attn_status_t status = variant->launch(group, exec, err);
+        attn_status_t status = variant->launch(problems, exec, &group->error);
+        group->result.launches++;
         if (status != ATTN_OK) {
             memset(engine->workspace, 0, ATTN_WORKSPACE_ZEROED);
             return status;
         }
-        if (round >= job->warmup)
-            engine->rounds[round - job->warmup] = (double)(attn_clock_ns() - start) / 1000.0;
-        if (round + 1 < job->warmup + job->repeat && !job->checkpoint(job->checkpoint_arg))
-            return attn_error_set(err, ATTN_ERR_CANCELLED, "cancelled between two rounds");
+        if (round >= group->warmup)
+            engine->rounds[round - group->warmup] = (double)(attn_clock_ns() - start) / 1000.0;
+        if (round + 1 < rounds && !group->checkpoint(group->checkpoint_arg))
+            return attn_error_set(&group->error, ATTN_ERR_CANCELLED, "cancelled between two rounds");
     }
-    attn_engine_rounds(engine->rounds, job->repeat, ret);
+    attn_engine_rounds(engine->rounds, group->repeat, &group->result);
     return ATTN_OK;
 }
 
-static attn_status_t cpu_launch(attn_engine_t *engine, const attn_engine_job_t *job, attn_exec_t *exec,
-                                attn_engine_result_t *ret, attn_error_t *err)
+static attn_status_t cpu_launch(attn_engine_t *engine, attn_engine_group_t *group, attn_exec_t *exec)
 {
-    const attn_variant_t *variant = attn_cpu_variant_find(job->variant);
+    attn_error_t *err = &group->error;
+    const attn_variant_t *variant = attn_cpu_variant_find(group->variant);
     if (!variant)
-        return attn_error_set(err, ATTN_ERR_INTERNAL, "variant %s does not run on the CPU", job->variant);
-    attn_group_t group;
-    attn_status_t status = cpu_problems(engine, job, &group, err);
+        return attn_error_set(err, ATTN_ERR_INTERNAL, "variant %s does not run on the CPU", group->variant);
+    attn_group_t problems;
+    attn_status_t status = cpu_problems(engine, group, &problems, err);
     if (status != ATTN_OK)
         return status;
     attn_workspace_size_t size = {ATTN_WORKSPACE_ZEROED, 0};
     if (variant->workspace)
-        size = variant->workspace(&group, &engine->device);
+        size = variant->workspace(&problems, &engine->device);
     if (size.device < ATTN_WORKSPACE_ZEROED)
         size.device = ATTN_WORKSPACE_ZEROED;
     /* One block: the device part, then the host part. */
@@ -168,7 +169,7 @@ static attn_status_t cpu_launch(attn_engine_t *engine, const attn_engine_job_t *
     exec->workspace_bytes = size.device;
     exec->host_workspace = size.host ? (char *)engine->workspace + device_bytes : NULL;
     exec->host_workspace_bytes = size.host;
-    return cpu_launches(engine, job, variant, &group, exec, ret, err);
+    return cpu_launches(engine, group, variant, &problems, exec);
 }
 
 /* What one huge request needed is not kept for the small ones after it. */
@@ -186,27 +187,46 @@ static void cpu_trim(attn_engine_t *engine)
     }
 }
 
-static attn_status_t cpu_run(attn_engine_t *engine, const attn_engine_job_t *job, attn_engine_result_t *ret,
-                             attn_error_t *err)
+static attn_status_t cpu_run(attn_engine_t *engine, attn_engine_group_t *group)
 {
     attn_exec_t exec = {
-        .device = &engine->device, .checkpoint = job->checkpoint, .checkpoint_arg = job->checkpoint_arg};
+        .device = &engine->device, .checkpoint = group->checkpoint, .checkpoint_arg = group->checkpoint_arg};
+    const attn_engine_request_t *request = &group->requests[0];
+    attn_error_t *err = &group->error;
     attn_status_t status;
-    switch (job->op) {
+    switch (group->op) {
     case ATTN_OP_RUN:
-        status = cpu_launch(engine, job, &exec, ret, err);
+        status = cpu_launch(engine, group, &exec);
         cpu_trim(engine);
         return status;
     case ATTN_OP_FILL:
-        return attn_engine_fill(job, (unsigned)engine->device.units, err);
+        return attn_engine_fill(group, (unsigned)engine->device.units, err);
     case ATTN_OP_TRUTH:
-        return attn_truth_compute(&job->spec, job->cu_seqlens_q, job->cu_seqlens_k, &job->host, job->truth, &exec, err);
+        return attn_truth_compute(&request->spec, request->cu_seqlens_q, request->cu_seqlens_k, &request->at,
+                                  request->truth, &exec, err);
     case ATTN_OP_JUDGE:
-        return attn_truth_judge(&job->spec, job->cu_seqlens_q, job->cu_seqlens_k, &job->host, job->truth,
-                                &ret->judgement, err);
+        return attn_truth_judge(&request->spec, request->cu_seqlens_q, request->cu_seqlens_k, &request->at,
+                                request->truth, &group->result.judgement, err);
     default:
-        return attn_error_set(err, ATTN_ERR_UNIMPLEMENTED, "the CPU engine has no operation %u", job->op);
+        return attn_error_set(err, ATTN_ERR_UNIMPLEMENTED, "the CPU engine has no operation %u", group->op);
     }
+}
+
+static void cpu_submit(attn_engine_t *engine, attn_engine_group_t *group)
+{
+    attn_engine_queue_push(&engine->queue, group);
+}
+
+static attn_engine_group_t *cpu_poll(attn_engine_t *engine)
+{
+    attn_engine_group_t *group = attn_engine_queue_take(&engine->queue);
+    if (!group)
+        return NULL;
+    if (group->checkpoint(group->checkpoint_arg))
+        group->error.status = cpu_run(engine, group);
+    else
+        attn_error_set(&group->error, ATTN_ERR_CANCELLED, "cancelled before it began");
+    return group;
 }
 
 /* Reads one byte per page: the page exists afterwards, whatever is being written to it meanwhile. */
@@ -225,5 +245,10 @@ static bool cpu_idle(attn_engine_t *engine)
     return more;
 }
 
-const attn_engine_ops_t attn_engine_cpu = {
-    .name = "cpu", .open = cpu_open, .close = cpu_close, .has = cpu_has, .run = cpu_run, .idle = cpu_idle};
+const attn_engine_ops_t attn_engine_cpu = {.name = "cpu",
+                                           .open = cpu_open,
+                                           .close = cpu_close,
+                                           .has = cpu_has,
+                                           .submit = cpu_submit,
+                                           .poll = cpu_poll,
+                                           .idle = cpu_idle};

@@ -23,7 +23,7 @@
 /* One job on its way. */
 typedef struct cuda_run {
     attn_engine_t *engine;
-    const attn_engine_job_t *job;
+    const attn_cuda_job_t *job;
     const attn_variant_t *variant;
     attn_addresses_t device;
     attn_group_t group; /* all of the job */
@@ -162,7 +162,7 @@ static attn_status_t place(cuda_run_t *run, uint64_t extra, void **ret_extra)
 /* Small outputs go straight to their place when nobody asks for rounds, which should not wait for PCIe. */
 static void place_outputs(cuda_run_t *run)
 {
-    const attn_engine_job_t *job = run->job;
+    const attn_cuda_job_t *job = run->job;
     if (job->warmup > 0 || job->repeat > 1 || job->sizes.o + job->sizes.lse > run->engine->direct_bytes)
         return;
     void *o = attn_cuda_arena_direct(&run->engine->output, job->host.o, job->sizes.o);
@@ -234,7 +234,7 @@ static attn_status_t launch(cuda_run_t *run, const attn_group_t *group, uint32_t
 
 static attn_status_t copy_in(const cuda_run_t *run, const attn_cuda_slice_t *slice, cudaStream_t stream)
 {
-    const attn_engine_job_t *job = run->job;
+    const attn_cuda_job_t *job = run->job;
     const attn_addresses_t *host = &job->host, *device = &run->device;
     const char *q = host->q, *k = host->k, *v = host->v;
     if (run->slices == 1 && k == q + ATTN_WIRE_ROUND(job->sizes.q) && v == k + ATTN_WIRE_ROUND(job->sizes.k) &&
@@ -267,7 +267,7 @@ static attn_status_t copy_out(const cuda_run_t *run, const attn_cuda_slice_t *sl
 static attn_status_t rounds(cuda_run_t *run, attn_engine_result_t *ret)
 {
     attn_engine_t *engine = run->engine;
-    const attn_engine_job_t *job = run->job;
+    const attn_cuda_job_t *job = run->job;
     uint32_t total = job->warmup + job->repeat;
     double round_us = ROUNDS_QUEUED_US;
     for (uint32_t done = 0; done < total;) {
@@ -392,7 +392,7 @@ static attn_status_t run_once(cuda_run_t *run, attn_engine_result_t *ret)
 
 static attn_status_t cuda_launch(cuda_run_t *run, attn_engine_result_t *ret)
 {
-    const attn_engine_job_t *job = run->job;
+    const attn_cuda_job_t *job = run->job;
     run->variant = attn_cuda_variant_find(job->variant);
     if (!run->variant)
         return attn_error_set(run->err, ATTN_ERR_INTERNAL, "variant %s does not run on a GPU", job->variant);
@@ -414,7 +414,7 @@ static attn_status_t cuda_launch(cuda_run_t *run, attn_engine_result_t *ret)
 static attn_status_t cuda_truth(cuda_run_t *run, attn_engine_result_t *ret)
 {
     attn_engine_t *engine = run->engine;
-    const attn_engine_job_t *job = run->job;
+    const attn_cuda_job_t *job = run->job;
     uint64_t bytes = attn_truth_bytes(&job->spec), workspace = attn_cuda_truth_workspace(&job->spec, &engine->device);
     void *truth;
     attn_status_t status = place(run, bytes, &truth);
@@ -461,12 +461,27 @@ static void settle(attn_engine_t *engine, attn_engine_result_t *ret)
     ret->unusable = rc != cudaSuccess;
 }
 
-static attn_status_t cuda_run(attn_engine_t *engine, const attn_engine_job_t *job, attn_engine_result_t *ret,
-                              attn_error_t *err)
+static attn_status_t cuda_run(attn_engine_t *engine, attn_engine_group_t *group, const attn_engine_request_t *request)
 {
-    cuda_run_t run = {.engine = engine, .job = job, .err = err};
+    attn_error_t *err = &group->error;
+    attn_engine_result_t *ret = &group->result;
+    attn_cuda_job_t job = {
+        .op = group->op,
+        .variant = group->variant,
+        .spec = request->spec,
+        .sizes = request->sizes,
+        .cu_seqlens_q = request->cu_seqlens_q,
+        .cu_seqlens_k = request->cu_seqlens_k,
+        .host = request->at,
+        .truth = request->truth,
+        .warmup = group->warmup,
+        .repeat = group->repeat,
+        .checkpoint = group->checkpoint,
+        .checkpoint_arg = group->checkpoint_arg,
+    };
+    cuda_run_t run = {.engine = engine, .job = &job, .err = err};
     attn_status_t status;
-    switch (job->op) {
+    switch (group->op) {
     case ATTN_OP_RUN:
         status = cuda_launch(&run, ret);
         break;
@@ -474,16 +489,29 @@ static attn_status_t cuda_run(attn_engine_t *engine, const attn_engine_job_t *jo
         status = cuda_truth(&run, ret);
         break;
     case ATTN_OP_FILL:
-        return attn_engine_fill(job, (unsigned)(attn_cpus_usable() + 0.5), err);
+        return attn_engine_fill(group, (unsigned)(attn_cpus_usable() + 0.5), err);
     case ATTN_OP_JUDGE:
-        return attn_truth_judge(&job->spec, job->cu_seqlens_q, job->cu_seqlens_k, &job->host, job->truth,
-                                &ret->judgement, err);
+        return attn_truth_judge(&job.spec, job.cu_seqlens_q, job.cu_seqlens_k, &job.host, job.truth, &ret->judgement,
+                                err);
     default:
-        return attn_error_set(err, ATTN_ERR_UNIMPLEMENTED, "the CUDA engine has no operation %u", job->op);
+        return attn_error_set(err, ATTN_ERR_UNIMPLEMENTED, "the CUDA engine has no operation %u", group->op);
     }
     if (status != ATTN_OK)
         settle(engine, ret);
     return status;
+}
+
+static void cuda_submit(attn_engine_t *engine, attn_engine_group_t *group)
+{
+    attn_engine_queue_push(&engine->queue, group);
+}
+
+static attn_engine_group_t *cuda_poll(attn_engine_t *engine)
+{
+    attn_engine_group_t *group = attn_engine_queue_take(&engine->queue);
+    for (uint32_t i = 0; group && i < group->count && group->error.status == ATTN_OK; i++)
+        group->error.status = cuda_run(engine, group, &group->requests[i]);
+    return group;
 }
 
 static bool cuda_idle(attn_engine_t *engine)
@@ -491,5 +519,10 @@ static bool cuda_idle(attn_engine_t *engine)
     return attn_cuda_arenas_pin(engine);
 }
 
-const attn_engine_ops_t attn_engine_cuda = {
-    .name = "cuda", .open = cuda_open, .close = cuda_close, .has = cuda_has, .run = cuda_run, .idle = cuda_idle};
+const attn_engine_ops_t attn_engine_cuda = {.name = "cuda",
+                                            .open = cuda_open,
+                                            .close = cuda_close,
+                                            .has = cuda_has,
+                                            .submit = cuda_submit,
+                                            .poll = cuda_poll,
+                                            .idle = cuda_idle};

@@ -21,6 +21,20 @@ typedef struct attn_cuda_arena {
 
 typedef struct attn_cuda_nvml attn_cuda_nvml_t;
 
+/* One request with what its group says. */
+typedef struct attn_cuda_job {
+    uint32_t op;
+    const char *variant;
+    attn_spec_t spec;
+    attn_sizes_t sizes;
+    const int32_t *cu_seqlens_q, *cu_seqlens_k;
+    attn_addresses_t host;
+    void *truth;
+    uint32_t warmup, repeat;
+    bool (*checkpoint)(void *checkpoint_arg);
+    void *checkpoint_arg;
+} attn_cuda_job_t;
+
 /* Slices of one large job: while one is computed, the next is copied in and the last copied out. */
 enum { ATTN_CUDA_SLICES = 8 };
 typedef struct attn_cuda_span {
@@ -53,6 +67,7 @@ struct attn_engine {
     char *staging; /* pinned */
     uint64_t staging_bytes;
 
+    attn_engine_queue_t queue;
     attn_problem_t *problems;
     uint32_t problem_room;
     double rounds[ATTN_WIRE_REPEAT_MAX];
@@ -71,7 +86,7 @@ void attn_cuda_nvml_clocks(const attn_cuda_nvml_t *nvml, uint32_t *ret_sm_mhz, u
 /* engine_cuda_slices.c: cuts a job (dense, one round) whose tensors lie at `device` into up to ATTN_CUDA_SLICES slices
  * by batch, or by query rows where the batch is one. Returns 1 for a job that is better left whole, with the spans of
  * all of it and no problem. Every row's bits are those of the job left whole. Pure. */
-uint32_t attn_cuda_slices(const attn_engine_job_t *job, const attn_addresses_t *device,
+uint32_t attn_cuda_slices(const attn_cuda_job_t *job, const attn_addresses_t *device,
                           attn_cuda_slice_t ret[ATTN_CUDA_SLICES]);
 
 /* engine_cuda_memory.c */

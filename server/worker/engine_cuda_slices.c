@@ -11,7 +11,7 @@
  * would, and its bits are the same. */
 #define SLICE_ROWS INT64_C(384)
 
-static uint32_t slices_wanted(const attn_engine_job_t *job)
+static uint32_t slices_wanted(const attn_cuda_job_t *job)
 {
     const attn_spec_t *spec = &job->spec;
     if (spec->layout == ATTN_LAYOUT_THD || job->warmup > 0 || job->repeat > 1)
@@ -35,7 +35,7 @@ static void *advance(void *data, uint64_t bytes)
     return (char *)data + bytes;
 }
 
-static void slice_batches(const attn_engine_job_t *job, const attn_problem_t *whole, uint64_t first, uint64_t end,
+static void slice_batches(const attn_cuda_job_t *job, const attn_problem_t *whole, uint64_t first, uint64_t end,
                           attn_cuda_slice_t *ret)
 {
     uint64_t batch = whole->batch;
@@ -58,7 +58,7 @@ static void slice_batches(const attn_engine_job_t *job, const attn_problem_t *wh
 
 /* Query rows [first, end). Bottom-right: they see the first s_kv - s_q + end keys, so causal slices need only as much
  * of K and V. LSE is [h_q, s_q]: its rows are not together, it goes out with the last slice. */
-static void slice_rows(const attn_engine_job_t *job, const attn_problem_t *whole, int64_t first, int64_t end,
+static void slice_rows(const attn_cuda_job_t *job, const attn_problem_t *whole, int64_t first, int64_t end,
                        uint64_t *keys_before, attn_cuda_slice_t *ret)
 {
     uint64_t q_row = job->sizes.q / (uint64_t)whole->s_q;
@@ -81,7 +81,7 @@ static void slice_rows(const attn_engine_job_t *job, const attn_problem_t *whole
     *ret = slice;
 }
 
-uint32_t attn_cuda_slices(const attn_engine_job_t *job, const attn_addresses_t *device,
+uint32_t attn_cuda_slices(const attn_cuda_job_t *job, const attn_addresses_t *device,
                           attn_cuda_slice_t ret[ATTN_CUDA_SLICES])
 {
     uint32_t slices = slices_wanted(job);

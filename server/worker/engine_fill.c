@@ -7,7 +7,7 @@
 enum { FILL_PIECE = 1 << 18 };
 
 typedef struct fill {
-    const attn_engine_job_t *job;
+    const attn_engine_request_t *request;
     uint32_t tensor;
     void *data;
     uint64_t elements;
@@ -18,20 +18,22 @@ static void fill_piece(void *arg, uint64_t item, attn_pool_thread_t *thread)
     const fill_t *fill = arg;
     if (!attn_pool_continue(thread))
         return;
-    attn_dtype_t dtype = (attn_dtype_t)fill->job->spec.dtype;
+    attn_dtype_t dtype = (attn_dtype_t)fill->request->spec.dtype;
     uint64_t first = item * FILL_PIECE, left = fill->elements - first;
-    attn_fill_normal_at(dtype, fill->job->seed, fill->tensor, first,
+    attn_fill_normal_at(dtype, fill->request->seed, fill->tensor, first,
                         (char *)fill->data + first * attn_dtype_size(dtype), left < FILL_PIECE ? left : FILL_PIECE);
 }
 
-attn_status_t attn_engine_fill(const attn_engine_job_t *job, unsigned threads, attn_error_t *err)
+attn_status_t attn_engine_fill(const attn_engine_group_t *group, unsigned threads, attn_error_t *err)
 {
-    void *data[3] = {job->host.q, job->host.k, job->host.v};
-    const uint64_t bytes[3] = {job->sizes.q, job->sizes.k, job->sizes.v};
-    const attn_exec_t exec = {.checkpoint = job->checkpoint, .checkpoint_arg = job->checkpoint_arg};
+    const attn_engine_request_t *request = &group->requests[0];
+    void *data[3] = {request->at.q, request->at.k, request->at.v};
+    const uint64_t bytes[3] = {request->sizes.q, request->sizes.k, request->sizes.v};
+    const attn_exec_t exec = {.checkpoint = group->checkpoint, .checkpoint_arg = group->checkpoint_arg};
     attn_status_t status = ATTN_OK;
     for (uint32_t tensor = 0; tensor < 3 && status == ATTN_OK; tensor++) {
-        fill_t fill = {job, tensor, data[tensor], bytes[tensor] / attn_dtype_size((attn_dtype_t)job->spec.dtype)};
+        uint64_t element = attn_dtype_size((attn_dtype_t)request->spec.dtype);
+        fill_t fill = {request, tensor, data[tensor], bytes[tensor] / element};
         uint64_t pieces = (fill.elements + FILL_PIECE - 1) / FILL_PIECE;
         status = attn_pool_run(threads, pieces, fill_piece, &fill, &exec, err);
     }

@@ -7,6 +7,7 @@
 
 struct attn_engine {
     attn_engine_setup_t setup;
+    attn_engine_queue_t queue;
 };
 
 static attn_status_t null_open(const attn_engine_setup_t *setup, attn_engine_t **ret, attn_engine_about_t *ret_about,
@@ -34,13 +35,17 @@ static bool null_has(const attn_engine_t *engine, const char *variant)
     return true;
 }
 
-static attn_status_t null_run(attn_engine_t *engine, const attn_engine_job_t *job, attn_engine_result_t *ret,
-                              attn_error_t *err)
+static void null_submit(attn_engine_t *engine, attn_engine_group_t *group)
 {
-    if (job->op != ATTN_OP_RUN)
-        return attn_error_set(err, ATTN_ERR_UNIMPLEMENTED, "the null engine only pretends to run variants");
-    return ATTN_OK;
+    if (group->op != ATTN_OP_RUN)
+        attn_error_set(&group->error, ATTN_ERR_UNIMPLEMENTED, "the null engine only pretends to run variants");
+    attn_engine_queue_push(&engine->queue, group);
+}
+
+static attn_engine_group_t *null_poll(attn_engine_t *engine)
+{
+    return attn_engine_queue_take(&engine->queue);
 }
 
 const attn_engine_ops_t attn_engine_null = {
-    .name = "null", .open = null_open, .close = null_close, .has = null_has, .run = null_run};
+    .name = "null", .open = null_open, .close = null_close, .has = null_has, .submit = null_submit, .poll = null_poll};

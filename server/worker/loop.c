@@ -15,8 +15,8 @@
 
 /* The beat: often enough to tell a stopped process from a busy one, too rare to be seen in an idle one. A piece of
  * background work holds a job up for as long as it lasts, 3 ms for pinning 4 MiB on an H200: so it waits for QUIET_MS
- * without a job, or for so many jobs that only one in a thousand meets it. */
-enum { BEAT_MS = 500, QUIET_MS = 50, JOBS_PER_IDLE = 1024 };
+ * without a job, or for so many groups that only one in a thousand meets it. */
+enum { BEAT_MS = 500, QUIET_MS = 50, GROUPS_PER_IDLE = 1024 };
 
 static void *heartbeat_main(void *arg)
 {
@@ -47,94 +47,202 @@ attn_status_t attn_loop_heartbeat(attn_loop_t *loop, attn_error_t *err)
     return ATTN_OK;
 }
 
-typedef struct checkpoint {
-    const attn_ring_t *ring;
-    const attn_wire_job_t *job;
-} checkpoint_t;
+static bool job_cancelled(const attn_loop_group_t *held, uint32_t i)
+{
+    return attn_ring_job_cancelled(&held->loop->ring, held->job[i].slot, held->job[i].serial);
+}
 
+/* A group is given up when nobody wants any of its requests. */
 static bool checkpoint(void *arg)
 {
-    const checkpoint_t *at = arg;
-    atomic_fetch_add_explicit(&at->ring->worker->progress, 1, memory_order_relaxed);
-    return !attn_ring_job_cancelled(at->ring, at->job);
+    const attn_loop_group_t *held = arg;
+    atomic_fetch_add_explicit(&held->loop->ring.worker->progress, 1, memory_order_relaxed);
+    for (uint32_t i = 0; i < held->group.count; i++)
+        if (!job_cancelled(held, i))
+            return true;
+    return false;
 }
 
 /* The front checked all of this; a place that is too short would be written past its end. */
-static attn_status_t job_check(const attn_wire_job_t *wire, attn_engine_job_t *job, attn_error_t *err)
+static attn_status_t job_check(const attn_wire_job_t *wire, attn_engine_request_t *job, attn_error_t *err)
 {
     attn_status_t status = attn_spec_measure(&job->spec, &job->sizes, err);
     if (status != ATTN_OK)
         return status;
-    bool judges = job->op == ATTN_OP_JUDGE, truth = judges || job->op == ATTN_OP_TRUTH;
-    bool inputs = !judges, outputs = judges || job->op == ATTN_OP_RUN;
+    bool judges = wire->op == ATTN_OP_JUDGE, truth = judges || wire->op == ATTN_OP_TRUTH;
+    bool inputs = !judges, outputs = judges || wire->op == ATTN_OP_RUN;
     bool fits = (!inputs || (wire->q.bytes >= job->sizes.q && wire->k.bytes >= job->sizes.k &&
-                             wire->v.bytes >= job->sizes.v && job->host.q && job->host.k && job->host.v)) &&
-                (!outputs || (wire->o.bytes >= job->sizes.o && wire->lse.bytes >= job->sizes.lse && job->host.o &&
-                              (job->host.lse || job->spec.return_lse == 0))) &&
+                             wire->v.bytes >= job->sizes.v && job->at.q && job->at.k && job->at.v)) &&
+                (!outputs || (wire->o.bytes >= job->sizes.o && wire->lse.bytes >= job->sizes.lse && job->at.o &&
+                              (job->at.lse || job->spec.return_lse == 0))) &&
                 (!truth || (job->truth && wire->truth.bytes >= attn_truth_bytes(&job->spec)));
     if (!fits)
         return attn_error_set(err, ATTN_ERR_INTERNAL, "a tensor's place is smaller than the tensor");
     if (job->spec.return_lse == 0)
-        job->host.lse = NULL;
+        job->at.lse = NULL;
     if (job->spec.layout == ATTN_LAYOUT_THD && wire->cu_entries != job->spec.batch + 1)
         return attn_error_set(err, ATTN_ERR_INTERNAL, "a packed job came without its sequence offsets");
-    if (job->repeat == 0 || job->repeat > ATTN_WIRE_REPEAT_MAX || job->warmup > ATTN_WIRE_REPEAT_MAX)
+    if (wire->repeat == 0 || wire->repeat > ATTN_WIRE_REPEAT_MAX || wire->warmup > ATTN_WIRE_REPEAT_MAX)
         return attn_error_set(err, ATTN_ERR_INTERNAL, "a job has 1 to %u rounds", ATTN_WIRE_REPEAT_MAX);
     return ATTN_OK;
 }
 
-static attn_status_t job_run(attn_loop_t *loop, const attn_wire_job_t *wire, attn_engine_result_t *ret,
-                             attn_error_t *err)
+static attn_status_t request_take(attn_loop_group_t *held, uint32_t i, const attn_wire_job_t *wire, attn_error_t *err)
 {
-    checkpoint_t at = {&loop->ring, wire};
-    const int32_t *sequences = attn_ring_sequences(&loop->ring, wire->slot);
-    attn_engine_job_t job = {
-        .op = wire->op,
-        .variant = wire->variant,
+    const int32_t *sequences = attn_ring_sequences(&held->loop->ring, wire->sequences);
+    attn_engine_request_t *request = &held->request[i];
+    *request = (attn_engine_request_t){
         .spec = wire->spec,
         .cu_seqlens_q = wire->cu_entries ? sequences : NULL,
         .cu_seqlens_k = wire->cu_entries ? sequences + wire->cu_entries : NULL,
         .truth_bytes = wire->truth.bytes,
         .seed = wire->seed,
-        .warmup = wire->warmup,
-        .repeat = wire->repeat,
-        .checkpoint = checkpoint,
-        .checkpoint_arg = &at,
+        .id = held->job[i].id,
     };
-    attn_status_t status = attn_memory_enter(loop->memory, wire, &job.host, &job.truth, err);
-    if (status != ATTN_OK)
-        return status;
-    status = job_check(wire, &job, err);
-    if (status == ATTN_OK && attn_ring_job_cancelled(&loop->ring, wire))
-        status = attn_error_set(err, ATTN_ERR_CANCELLED, "cancelled before it began");
-    if (status == ATTN_OK)
-        status = loop->ops->run(loop->engine, &job, ret, err);
-    attn_memory_leave(loop->memory);
-    return status;
+    attn_status_t status =
+        attn_memory_enter(held->loop->memory, wire, &request->at, &request->truth, &held->window[i], err);
+    return status == ATTN_OK ? job_check(wire, request, err) : status;
 }
 
-/* Returns whether the device can take another job. */
-static bool job_next(attn_loop_t *loop)
+static attn_loop_group_t *group_free(attn_loop_t *loop)
 {
-    const attn_wire_job_t *wire = attn_ring_job_peek(&loop->ring);
-    attn_engine_result_t result = {0};
-    attn_wire_done_t done = {.serial = wire->serial};
-    attn_error_t err = {0};
-    done.status = job_run(loop, wire, &result, &err);
-    done.unusable = result.unusable;
-    done.copy_in_us = result.copy_in_us;
-    done.copy_out_us = result.copy_out_us;
-    done.kernel_us = result.kernel_us;
-    done.kernel_min_us = result.kernel_min_us;
-    done.sm_clock_mhz = result.sm_clock_mhz;
-    done.mem_clock_mhz = result.mem_clock_mhz;
-    done.judgement = result.judgement;
+    for (uint32_t i = 0; i < ATTN_WIRE_GROUPS; i++)
+        if (!loop->group[i].used)
+            return &loop->group[i];
+    return NULL;
+}
+
+/* Copies the next group from the ring. Its error is set when it cannot be run. */
+static attn_loop_group_t *group_take(attn_loop_t *loop)
+{
+    attn_loop_group_t *held = group_free(loop);
+    attn_engine_group_t *group = &held->group;
+    uint32_t count = 1;
+    held->used = true;
+    held->loop = loop;
+    for (uint32_t i = 0; i < count; i++) {
+        const attn_wire_job_t *wire = attn_ring_job_take(&loop->ring);
+        if (i == 0) {
+            count = wire->group_count < ATTN_WIRE_GROUP_MAX ? wire->group_count : ATTN_WIRE_GROUP_MAX;
+            *group = (attn_engine_group_t){.number = wire->group,
+                                           .op = wire->op,
+                                           .variant = held->variant,
+                                           .warmup = wire->warmup,
+                                           .repeat = wire->repeat,
+                                           .count = count,
+                                           .requests = held->request,
+                                           .checkpoint = checkpoint,
+                                           .checkpoint_arg = held};
+            memcpy(held->variant, wire->variant, sizeof held->variant);
+        }
+        held->job[i].serial = wire->serial;
+        held->job[i].slot = wire->slot;
+        memcpy(held->job[i].id, wire->id, sizeof held->job[i].id);
+        held->window[i] = (attn_memory_window_t){NULL, 0};
+        if (group->error.status == ATTN_OK)
+            group->error.status = request_take(held, i, wire, &group->error);
+    }
+    if (group->error.status == ATTN_OK && !checkpoint(held))
+        attn_error_set(&group->error, ATTN_ERR_CANCELLED, "cancelled before it began");
+    return held;
+}
+
+/* Publishes the completions of a group. Returns whether the device can take another. */
+static bool group_done(attn_loop_t *loop, attn_loop_group_t *held)
+{
+    const attn_engine_group_t *group = &held->group;
+    const attn_engine_result_t *result = &group->result;
+    attn_wire_done_t done = {
+        .status = group->error.status,
+        .unusable = result->unusable,
+        .launches = result->launches,
+        .link_in_bytes = result->link_in_bytes,
+        .link_out_bytes = result->link_out_bytes,
+        .copy_in_us = result->copy_in_us,
+        .copy_out_us = result->copy_out_us,
+        .kernel_us = result->kernel_us,
+        .kernel_min_us = result->kernel_min_us,
+        .sm_clock_mhz = result->sm_clock_mhz,
+        .mem_clock_mhz = result->mem_clock_mhz,
+        .judgement = result->judgement,
+    };
     if (done.status != ATTN_OK)
-        snprintf(done.message, sizeof done.message, "%s", err.message);
-    attn_ring_job_take(&loop->ring);
-    if (attn_ring_done_push(&loop->ring, &done))
+        snprintf(done.message, sizeof done.message, "%s", group->error.message);
+    for (uint32_t i = 0; i < group->count; i++) {
+        attn_memory_leave(&held->window[i]);
+        done.serial = held->job[i].serial;
+        done.slot = held->job[i].slot;
+        attn_ring_done_put(&loop->ring, &done);
+    }
+    held->used = false;
+    if (attn_ring_done_publish(&loop->ring))
         attn_fd_bell_ring(ATTN_WORKER_FD_DONE_BELL);
-    return !result.unusable;
+    return !result->unusable;
+}
+
+static void begun(attn_loop_t *loop, uint64_t number)
+{
+    atomic_store_explicit(&loop->ring.worker->begun, number, memory_order_relaxed);
+}
+
+static uint64_t oldest(const attn_loop_t *loop)
+{
+    uint64_t number = UINT64_MAX;
+    for (uint32_t i = 0; i < ATTN_WIRE_GROUPS; i++)
+        if (loop->group[i].used && loop->group[i].group.number < number)
+            number = loop->group[i].group.number;
+    return number;
+}
+
+/* A device that works by itself may begin a group once it is submitted; others begin the oldest when they are polled.
+ */
+static attn_engine_group_t *engine_poll(attn_loop_t *loop)
+{
+    if (!loop->ops->block)
+        begun(loop, oldest(loop));
+    return loop->ops->poll(loop->engine);
+}
+
+static void groups_submit(attn_loop_t *loop)
+{
+    while (loop->under_way < ATTN_WIRE_GROUPS && attn_ring_job_waiting(&loop->ring)) {
+        attn_loop_group_t *held = group_take(loop);
+        if (held->group.error.status != ATTN_OK) {
+            group_done(loop, held);
+            continue;
+        }
+        if (loop->ops->block)
+            begun(loop, held->group.number);
+        loop->under_way++;
+        loop->ops->submit(loop->engine, &held->group);
+    }
+}
+
+void attn_loop_wake(void *arg)
+{
+    (void)arg;
+    attn_fd_bell_ring(ATTN_WORKER_FD_JOB_BELL);
+}
+
+/* Waits for a group to end or a job to come: spins for twice as long as an idle worker, then sleeps. */
+static attn_engine_group_t *group_wait(attn_loop_t *loop)
+{
+    attn_ring_t *ring = &loop->ring;
+    attn_engine_group_t *group;
+    int64_t until = attn_clock_ns() + 2 * ring->front->spin_us * ATTN_NS_PER_US;
+    do {
+        for (int i = 0; i < 8; i++) {
+            if ((group = engine_poll(loop)) != NULL || attn_ring_job_waiting(ring))
+                return group;
+            attn_cpu_relax();
+        }
+    } while (attn_clock_ns() < until);
+    attn_ring_job_arm(ring, true);
+    loop->ops->block(loop->engine);
+    while ((group = engine_poll(loop)) == NULL && !attn_ring_job_waiting(ring))
+        attn_fd_bell_wait(ATTN_WORKER_FD_JOB_BELL);
+    attn_ring_job_arm(ring, false);
+    return group;
 }
 
 /* Sleeps for at most QUIET_MS; returns whether a job waits. A bell may be late, from a job that was seen without it. */
@@ -181,12 +289,20 @@ static void job_wait(attn_loop_t *loop, bool *idle_more)
 void attn_loop_run(attn_loop_t *loop)
 {
     bool idle_more = loop->ops->idle != NULL;
-    for (uint64_t jobs = 1;; jobs++) {
-        if (!attn_ring_job_waiting(&loop->ring))
-            job_wait(loop, &idle_more);
-        if (!job_next(loop))
+    for (uint64_t groups = 0;;) {
+        groups_submit(loop);
+        if (loop->under_way == 0) {
+            if (!attn_ring_job_waiting(&loop->ring))
+                job_wait(loop, &idle_more);
+            continue;
+        }
+        attn_engine_group_t *group = group_wait(loop);
+        if (!group)
+            continue;
+        loop->under_way--;
+        if (!group_done(loop, group->checkpoint_arg))
             return;
-        if (idle_more && jobs % JOBS_PER_IDLE == 0)
+        if (++groups % GROUPS_PER_IDLE == 0 && idle_more)
             idle_more = loop->ops->idle(loop->engine);
     }
 }

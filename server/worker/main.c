@@ -115,7 +115,7 @@ static attn_status_t worker_open(const options_t *options, attn_loop_t *loop, at
     loop->ops = engine_choose(options->device, err);
     if (!loop->ops)
         return ATTN_ERR_INVALID_ARGUMENT;
-    attn_engine_setup_t setup = {options->run_class, options->device, loop->memory};
+    attn_engine_setup_t setup = {options->run_class, options->device, loop->memory, attn_loop_wake, loop};
     return loop->ops->open(&setup, &loop->engine, ret_about, err);
 }
 

@@ -18,8 +18,6 @@ typedef struct region {
 struct attn_memory {
     attn_variant_class_t run_class;
     region_t region[ATTN_REGION_OUTPUT + 1];
-    char *window; /* mappings of the job in hand, with guards between them */
-    uint64_t window_bytes;
 };
 
 typedef struct need {
@@ -68,7 +66,6 @@ void attn_memory_close(attn_memory_t *memory)
 {
     if (!memory)
         return;
-    attn_memory_leave(memory);
     for (uint32_t i = 0; i <= ATTN_REGION_OUTPUT; i++)
         if (memory->region[i].map)
             munmap(memory->region[i].map, memory->region[i].bytes);
@@ -107,7 +104,8 @@ static attn_status_t place_check(const attn_memory_t *memory, const attn_place_t
 }
 
 /* One reservation without access for all windows of the job; each place is mapped into it with guards around. */
-static attn_status_t windows_map(attn_memory_t *memory, const need_t *needs, attn_error_t *err)
+static attn_status_t windows_map(const attn_memory_t *memory, const need_t *needs, attn_memory_window_t *ret,
+                                 attn_error_t *err)
 {
     uint64_t total = GUARD;
     for (int i = 0; i < PLACES; i++)
@@ -118,8 +116,7 @@ static attn_status_t windows_map(attn_memory_t *memory, const need_t *needs, att
     char *at = mmap(NULL, total, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (at == MAP_FAILED)
         return attn_error_set(err, ATTN_ERR_NO_MEMORY, "no address space for a job's tensors: %s", strerror(errno));
-    memory->window = at;
-    memory->window_bytes = total;
+    *ret = (attn_memory_window_t){at, total};
     at += GUARD;
     for (int i = 0; i < PLACES; i++) {
         if (!needs_window(memory, &needs[i]))
@@ -130,7 +127,7 @@ static attn_status_t windows_map(attn_memory_t *memory, const need_t *needs, att
         if (bytes > 0 && mmap(at, bytes, protection, MAP_SHARED | MAP_FIXED, memory->region[place->region].fd,
                               (off_t)place->offset) == MAP_FAILED) {
             attn_error_set(err, ATTN_ERR_NO_MEMORY, "cannot map a job's tensors: %s", strerror(errno));
-            attn_memory_leave(memory);
+            attn_memory_leave(ret);
             return ATTN_ERR_NO_MEMORY;
         }
         *needs[i].ret = at;
@@ -139,9 +136,10 @@ static attn_status_t windows_map(attn_memory_t *memory, const need_t *needs, att
     return ATTN_OK;
 }
 
-attn_status_t attn_memory_enter(attn_memory_t *memory, const attn_wire_job_t *job, attn_addresses_t *ret,
-                                void **ret_truth, attn_error_t *err)
+attn_status_t attn_memory_enter(const attn_memory_t *memory, const attn_wire_job_t *job, attn_addresses_t *ret,
+                                void **ret_truth, attn_memory_window_t *ret_window, attn_error_t *err)
 {
+    *ret_window = (attn_memory_window_t){NULL, 0};
     attn_addresses_t found = {0};
     void *lse = NULL, *truth = NULL;
     bool fills = job->op == ATTN_OP_FILL, runs = job->op == ATTN_OP_RUN;
@@ -154,7 +152,7 @@ attn_status_t attn_memory_enter(attn_memory_t *memory, const attn_wire_job_t *jo
         if (status != ATTN_OK)
             return status;
     }
-    attn_status_t status = windows_map(memory, needs, err);
+    attn_status_t status = windows_map(memory, needs, ret_window, err);
     if (status != ATTN_OK)
         return status;
     for (int i = 0; i < PLACES; i++)
@@ -166,10 +164,9 @@ attn_status_t attn_memory_enter(attn_memory_t *memory, const attn_wire_job_t *jo
     return ATTN_OK;
 }
 
-void attn_memory_leave(attn_memory_t *memory)
+void attn_memory_leave(attn_memory_window_t *window)
 {
-    if (memory->window)
-        munmap(memory->window, memory->window_bytes);
-    memory->window = NULL;
-    memory->window_bytes = 0;
+    if (window->map)
+        munmap(window->map, window->bytes);
+    *window = (attn_memory_window_t){NULL, 0};
 }

@@ -26,10 +26,16 @@ void *attn_memory_arena(const attn_memory_t *memory, uint32_t region, uint64_t *
 /* The arena's descriptor, for an engine that must map it in its own way; -1 in the lab class. Stays the caller's. */
 int attn_memory_fd(const attn_memory_t *memory, uint32_t region);
 
-/* Addresses of a job's places; NULL for a place that the job does not have. Maps what the class asks for. Errors:
- * INTERNAL (a place outside its arena), NO_MEMORY. */
-attn_status_t attn_memory_enter(attn_memory_t *memory, const attn_wire_job_t *job, attn_addresses_t *ret,
-                                void **ret_truth, attn_error_t *err);
-void attn_memory_leave(attn_memory_t *memory); /* unmaps what enter() mapped */
+/* What enter() mapped for one job only. All zero: nothing. */
+typedef struct attn_memory_window {
+    void *map;
+    uint64_t bytes;
+} attn_memory_window_t;
+
+/* Addresses of a job's places; NULL for a place that the job does not have. Maps what the class asks for; *ret_window
+ * is then to be left, also after an error. Errors: INTERNAL (a place outside its arena), NO_MEMORY. */
+attn_status_t attn_memory_enter(const attn_memory_t *memory, const attn_wire_job_t *job, attn_addresses_t *ret,
+                                void **ret_truth, attn_memory_window_t *ret_window, attn_error_t *err);
+void attn_memory_leave(attn_memory_window_t *window);
 
 #endif

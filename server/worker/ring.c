@@ -71,10 +71,13 @@ void attn_ring_close(attn_ring_t *ring)
     *ring = (attn_ring_t){0};
 }
 
-bool attn_ring_job_push(attn_ring_t *ring, const attn_wire_job_t *job)
+attn_wire_job_t *attn_ring_job_next(attn_ring_t *ring)
 {
-    ring->front->jobs[ring->job_count % ATTN_WIRE_SLOTS] = *job;
-    ring->job_count++;
+    return &ring->front->jobs[ring->job_count++ % ATTN_WIRE_SLOTS];
+}
+
+bool attn_ring_job_publish(attn_ring_t *ring)
+{
     atomic_store(&ring->front->job_tail, ring->job_count);
     return atomic_load(&ring->worker->job_armed) != 0;
 }
@@ -84,9 +87,12 @@ void attn_ring_job_cancel(attn_ring_t *ring, uint32_t slot, uint64_t serial)
     atomic_store_explicit(&ring->front->cancel[slot % ATTN_WIRE_SLOTS], serial, memory_order_relaxed);
 }
 
-int32_t *attn_ring_sequences(const attn_ring_t *ring, uint32_t slot)
+int32_t *attn_ring_sequences(const attn_ring_t *ring, uint32_t area)
 {
-    return (int32_t *)(ring->sequences + (slot % ATTN_WIRE_SLOTS) * ATTN_WIRE_SEQUENCE_BYTES);
+    if (area < ATTN_WIRE_SLOTS)
+        return (int32_t *)(ring->sequences + area * ATTN_WIRE_AREA_BYTES);
+    area = (area - ATTN_WIRE_SLOTS) % ATTN_WIRE_LARGE_AREAS;
+    return (int32_t *)(ring->sequences + ATTN_WIRE_SLOTS * ATTN_WIRE_AREA_BYTES + area * ATTN_WIRE_LARGE_AREA_BYTES);
 }
 
 /* What an engine may answer. */
@@ -142,9 +148,9 @@ attn_ring_pop_t attn_ring_done_pop(attn_ring_t *ring, attn_wire_done_t *ret)
     const attn_wire_done_t *shared = &ring->worker->done[ring->done_count % ATTN_WIRE_SLOTS];
     memcpy(ret, shared, offsetof(attn_wire_done_t, message));
     ret->message[0] = '\0';
-    if (!status_expected(ret->status) || ret->unusable > 1 || !time_sane((double)ret->copy_in_us) ||
-        !time_sane((double)ret->copy_out_us) || !time_sane(ret->kernel_us) || !time_sane(ret->kernel_min_us) ||
-        !judgement_fix(&ret->judgement))
+    if (!status_expected(ret->status) || ret->unusable > 1 || ret->slot >= ATTN_WIRE_SLOTS ||
+        !time_sane((double)ret->copy_in_us) || !time_sane((double)ret->copy_out_us) || !time_sane(ret->kernel_us) ||
+        !time_sane(ret->kernel_min_us) || !judgement_fix(&ret->judgement))
         return ATTN_RING_GARBAGE;
     if (ret->status != ATTN_OK) {
         memcpy(ret->message, shared->message, sizeof ret->message);
@@ -170,14 +176,9 @@ bool attn_ring_job_waiting(const attn_ring_t *ring)
     return atomic_load(&ring->front->job_tail) != ring->job_count;
 }
 
-const attn_wire_job_t *attn_ring_job_peek(const attn_ring_t *ring)
+const attn_wire_job_t *attn_ring_job_take(attn_ring_t *ring)
 {
-    return &ring->front->jobs[ring->job_count % ATTN_WIRE_SLOTS];
-}
-
-void attn_ring_job_take(attn_ring_t *ring)
-{
-    ring->job_count++;
+    return &ring->front->jobs[ring->job_count++ % ATTN_WIRE_SLOTS];
 }
 
 void attn_ring_job_arm(attn_ring_t *ring, bool armed)
@@ -185,16 +186,20 @@ void attn_ring_job_arm(attn_ring_t *ring, bool armed)
     atomic_store(&ring->worker->job_armed, armed);
 }
 
-bool attn_ring_job_cancelled(const attn_ring_t *ring, const attn_wire_job_t *job)
+bool attn_ring_job_cancelled(const attn_ring_t *ring, uint32_t slot, uint64_t serial)
 {
-    return atomic_load_explicit(&ring->front->cancel[job->slot % ATTN_WIRE_SLOTS], memory_order_relaxed) == job->serial;
+    return atomic_load_explicit(&ring->front->cancel[slot % ATTN_WIRE_SLOTS], memory_order_relaxed) == serial;
 }
 
-bool attn_ring_done_push(attn_ring_t *ring, const attn_wire_done_t *done)
+void attn_ring_done_put(attn_ring_t *ring, const attn_wire_done_t *done)
 {
     attn_wire_done_t *shared = &ring->worker->done[ring->done_count % ATTN_WIRE_SLOTS];
     memcpy(shared, done, done->status == ATTN_OK ? offsetof(attn_wire_done_t, message) : sizeof *done);
     ring->done_count++;
+}
+
+bool attn_ring_done_publish(attn_ring_t *ring)
+{
     atomic_store(&ring->worker->done_tail, ring->done_count);
     return atomic_load(&ring->front->done_armed) != 0;
 }

@@ -24,11 +24,13 @@ attn_status_t attn_ring_create(uint32_t spin_us, attn_ring_t *ret, int *ret_fd, 
 attn_status_t attn_ring_attach(int fd, attn_ring_t *ret, attn_error_t *err);
 void attn_ring_close(attn_ring_t *ring); /* a zeroed ring is fine */
 
-/* Front. At most ATTN_WIRE_SLOTS jobs may be in flight. push() returns whether the job bell must be rung. */
-bool attn_ring_job_push(attn_ring_t *ring, const attn_wire_job_t *job);
+/* Front. At most ATTN_WIRE_SLOTS jobs may be in flight. next() is where the next job is to be written; publish() shows
+ * all that were, a whole group at once, and returns whether the job bell must be rung. */
+attn_wire_job_t *attn_ring_job_next(attn_ring_t *ring);
+bool attn_ring_job_publish(attn_ring_t *ring);
 void attn_ring_job_cancel(attn_ring_t *ring, uint32_t slot, uint64_t serial);
-/* Where a slot's sequence offsets go; valid until the slot's job is done. */
-int32_t *attn_ring_sequences(const attn_ring_t *ring, uint32_t slot);
+/* Where a job's sequence offsets go, until it is done: area `slot`, or ATTN_WIRE_SLOTS and up for the large ones. */
+int32_t *attn_ring_sequences(const attn_ring_t *ring, uint32_t area);
 
 typedef enum attn_ring_pop { ATTN_RING_EMPTY, ATTN_RING_POPPED, ATTN_RING_GARBAGE } attn_ring_pop_t;
 /* Copies the next completion once and checks the copy: known status, text that ends, finite times, a sane judgement.
@@ -40,10 +42,12 @@ void attn_ring_done_arm(attn_ring_t *ring, bool armed);
 
 /* Worker. */
 bool attn_ring_job_waiting(const attn_ring_t *ring);
-const attn_wire_job_t *attn_ring_job_peek(const attn_ring_t *ring); /* the next job; only when one waits */
-void attn_ring_job_take(attn_ring_t *ring);                         /* moves past it */
+/* The next job, only when one waits; it may be overwritten once a completion of it has been published. */
+const attn_wire_job_t *attn_ring_job_take(attn_ring_t *ring);
 void attn_ring_job_arm(attn_ring_t *ring, bool armed);
-bool attn_ring_job_cancelled(const attn_ring_t *ring, const attn_wire_job_t *job);
-bool attn_ring_done_push(attn_ring_t *ring, const attn_wire_done_t *done); /* returns whether to ring the done bell */
+bool attn_ring_job_cancelled(const attn_ring_t *ring, uint32_t slot, uint64_t serial);
+/* Completions are put one by one and published together; publish() returns whether to ring the done bell. */
+void attn_ring_done_put(attn_ring_t *ring, const attn_wire_done_t *done);
+bool attn_ring_done_publish(attn_ring_t *ring);
 
 #endif

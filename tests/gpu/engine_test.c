@@ -30,10 +30,11 @@ static bool stop(void *arg)
     return false;
 }
 
-/* A job with its tensors placed one after the other in the arenas, as a request of the daemon has them. */
+/* A group of one with its tensors placed one after the other in the arenas, as a request of the daemon has them. */
 typedef struct task {
     attn_wire_job_t wire;
-    attn_engine_job_t job;
+    attn_engine_group_t group;
+    attn_engine_request_t request;
 } task_t;
 
 static void task_make(task_t *t, uint32_t op, const char *variant, const attn_spec_t *spec, const attn_sizes_t *sizes,
@@ -52,25 +53,37 @@ static void task_make(task_t *t, uint32_t op, const char *variant, const attn_sp
         w->lse = (attn_place_t){ATTN_REGION_OUTPUT, 0, lse, sizes->lse};
     if (truth_bytes)
         w->truth = (attn_place_t){ATTN_REGION_OUTPUT, 0, truth, truth_bytes};
-    t->job = (attn_engine_job_t){.op = op,
-                                 .variant = variant,
-                                 .spec = *spec,
-                                 .sizes = *sizes,
-                                 .truth_bytes = truth_bytes,
-                                 .seed = 5,
-                                 .repeat = 1,
-                                 .checkpoint = go_on};
+    t->group = (attn_engine_group_t){
+        .op = op, .variant = variant, .repeat = 1, .count = 1, .requests = &t->request, .checkpoint = go_on};
+    t->request =
+        (attn_engine_request_t){.spec = *spec, .sizes = *sizes, .truth_bytes = truth_bytes, .seed = 5, .id = "test"};
+}
+
+static attn_engine_group_t *poll_until(attn_engine_t *engine)
+{
+    attn_engine_group_t *group;
+    while ((group = attn_engine_cuda.poll(engine)) == NULL) {
+    }
+    return group;
 }
 
 static attn_status_t task_run(attn_engine_t *engine, attn_memory_t *memory, task_t *t, attn_engine_result_t *ret,
                               attn_error_t *err)
 {
-    *ret = (attn_engine_result_t){0};
-    *err = (attn_error_t){0};
-    attn_status_t status = attn_memory_enter(memory, &t->wire, &t->job.host, &t->job.truth, err);
-    if (status == ATTN_OK)
-        status = attn_engine_cuda.run(engine, &t->job, ret, err);
-    attn_memory_leave(memory);
+    attn_memory_window_t window;
+    attn_engine_request_t *request = &t->request;
+    t->group.result = (attn_engine_result_t){0};
+    t->group.error = (attn_error_t){0};
+    t->group.requests = request; /* a task may have been copied */
+    attn_status_t status = attn_memory_enter(memory, &t->wire, &request->at, &request->truth, &window, err);
+    if (status == ATTN_OK) {
+        attn_engine_cuda.submit(engine, &t->group);
+        poll_until(engine);
+        status = t->group.error.status;
+        *err = t->group.error;
+    }
+    attn_memory_leave(&window);
+    *ret = t->group.result;
     return status;
 }
 
@@ -102,11 +115,10 @@ static void test_slices(void)
         attn_sizes_t sizes;
         attn_spec_t spec = check_spec(ATTN_DTYPE_BF16, cases[i].layout, cases[i].batch, cases[i].s_q, cases[i].s_kv, 32,
                                       8, 128, cases[i].causal, 0, &sizes);
-        task_t t;
-        task_make(&t, ATTN_OP_RUN, "reference", &spec, &sizes, 0);
+        attn_cuda_job_t job = {.op = ATTN_OP_RUN, .spec = spec, .sizes = sizes, .repeat = 1};
         attn_addresses_t at = {(void *)4096, (void *)8192, (void *)16384, (void *)32768, (float *)65536};
         attn_cuda_slice_t slice[ATTN_CUDA_SLICES];
-        uint32_t n = attn_cuda_slices(&t.job, &at, slice);
+        uint32_t n = attn_cuda_slices(&job, &at, slice);
         uint64_t q = 0, k = 0, v = 0, o = 0, lse = 0, rows = 0;
         double flops = 0;
         for (uint32_t s = 0; s < n; s++) {
@@ -130,8 +142,8 @@ static void test_slices(void)
         check(n == 1 || rows == cases[i].batch * (uint64_t)cases[i].s_q, "case %zu: rows", i);
         check(n == 1 || flops == attn_problem_flops(&whole, spec.causal), "case %zu: visible pairs %g", i, flops);
         check((n > 1) == (i < 4 || i == 5 || i == 6), "case %zu: %u slices", i, n);
-        t.job.repeat = 2;
-        check(attn_cuda_slices(&t.job, &at, slice) == 1, "a comparison is not cut");
+        job.repeat = 2;
+        check(attn_cuda_slices(&job, &at, slice) == 1, "a comparison is not cut");
     }
 }
 
@@ -196,8 +208,8 @@ static void test_answers(attn_engine_t *engine, attn_memory_t *memory, const cha
         char *first = malloc(sizes.o);
         memcpy(first, output, sizes.o);
         memset(output, 0x7b, sizes.o);
-        t.job.warmup = 2;
-        t.job.repeat = 40;
+        t.group.warmup = 2;
+        t.group.repeat = 40;
         check(task_run(engine, memory, &t, &result, &err) == ATTN_OK, "%s case %zu: rounds: %s", class_name, i,
               err.message);
         check(result.kernel_min_us > 0 && result.kernel_min_us <= result.kernel_us, "%s case %zu: median %g, least %g",
@@ -226,8 +238,8 @@ static void test_packed(attn_engine_t *engine, attn_memory_t *memory)
             task_t t;
             attn_error_t err;
             task_make(&t, ops[op], variants[i], &spec, &sizes, truth);
-            t.job.cu_seqlens_q = cu_q;
-            t.job.cu_seqlens_k = cu_k;
+            t.request.cu_seqlens_q = cu_q;
+            t.request.cu_seqlens_k = cu_k;
             check(task_run(engine, memory, &t, &result, &err) == ATTN_OK, "packed %s: %s", variants[i], err.message);
         }
         check(result.judgement.pass && result.judgement.elements > 0,
@@ -274,7 +286,7 @@ static void test_sliced(attn_engine_t *engine, attn_memory_t *memory, const char
         char *sliced = malloc(bytes);
         memcpy(sliced, output, bytes);
         memset(output, 0x7b, bytes);
-        t.job.warmup = 1; /* whole */
+        t.group.warmup = 1; /* whole */
         double start = check_now_ms();
         check(task_run(engine, memory, &t, &result, &err) == ATTN_OK, "whole: %s", err.message);
         printf("%s case %zu whole with a warm-up round: %.3f ms (in %llu, kernel %.0f, out %llu us)\n", variant, i,
@@ -338,9 +350,9 @@ static void test_refusals(attn_engine_t *engine, attn_memory_t *memory)
     attn_error_t err;
     unsigned calls = 0;
     task_make(&t, ATTN_OP_RUN, "reference", &spec, &sizes, 0);
-    t.job.checkpoint = stop;
-    t.job.checkpoint_arg = &calls;
-    t.job.repeat = 100;
+    t.group.checkpoint = stop;
+    t.group.checkpoint_arg = &calls;
+    t.group.repeat = 100;
     double start = check_now_ms();
     attn_status_t status = task_run(engine, memory, &t, &result, &err);
     double ms = check_now_ms() - start;
@@ -395,7 +407,7 @@ static attn_engine_t *engine_open(attn_variant_class_t run_class, attn_memory_t 
     attn_engine_about_t about = {0};
     if (!check(attn_memory_open(run_class, input_fd, output_fd, ret_memory, &err) == ATTN_OK, "%s", err.message))
         exit(check_finish());
-    attn_engine_setup_t setup = {run_class, uuid, *ret_memory};
+    attn_engine_setup_t setup = {run_class, uuid, *ret_memory, NULL, NULL};
     double start = check_now_ms();
     if (!check(attn_engine_cuda.open(&setup, &engine, &about, &err) == ATTN_OK, "open: %s", err.message))
         exit(check_finish());

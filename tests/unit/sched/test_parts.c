@@ -1,4 +1,4 @@
-/* test_parts.c: the scheduler's parts without workers: admission, queue, inbox, quarantine. */
+/* test_parts.c: the scheduler's parts without workers: admission, inbox, quarantine. */
 #include <check.h>
 #include <pthread.h>
 #include <stdlib.h>
@@ -6,11 +6,9 @@
 
 #include "base/clock.h"
 #include "sched/admit.h"
-#include "sched/batcher.h"
 #include "sched/inbox.h"
 #include "sched/internal.h"
 #include "sched/quarantine.h"
-#include "sched/queue.h"
 
 /* ---- admission ---- */
 
@@ -179,37 +177,6 @@ START_TEST(admit_from_many_threads)
 }
 END_TEST
 
-/* ---- queue and batcher ---- */
-
-START_TEST(queue_orders_by_priority_then_arrival)
-{
-    static attn_queue_t queue;
-    static attn_request_t request[7];
-    const int32_t priority[7] = {0, 5, 0, -1000, 1000, 5, 0};
-    for (int i = 0; i < 7; i++) {
-        request[i].priority = priority[i];
-        request[i].sched.devices = i % 2 ? 2 : 1;
-        attn_queue_push(&queue, &request[i], i == 6);
-    }
-    const int order[7] = {4, 1, 5, 6, 0, 2, 3};
-    const attn_request_t *at = attn_queue_first(&queue);
-    for (int i = 0; i < 7; i++, at = attn_queue_next(&queue, at))
-        ck_assert_ptr_eq(at, &request[order[i]]);
-    ck_assert_ptr_null(at);
-    ck_assert_ptr_eq(attn_batcher_take(&queue, 1), &request[1]);
-    ck_assert_ptr_eq(attn_batcher_take(&queue, 1), &request[5]);
-    ck_assert_ptr_eq(attn_batcher_take(&queue, 1), &request[3]);
-    ck_assert_ptr_null(attn_batcher_take(&queue, 1));
-    attn_queue_remove(&queue, &request[0]);
-    ck_assert_ptr_eq(attn_batcher_take(&queue, 0), &request[4]);
-    ck_assert_ptr_eq(attn_batcher_take(&queue, 0), &request[6]);
-    ck_assert_ptr_eq(attn_batcher_peek(&queue, 0), &request[2]);
-    ck_assert_ptr_eq(attn_batcher_take(&queue, 0), &request[2]);
-    ck_assert_uint_eq(queue.count, 0);
-    ck_assert_ptr_null(attn_queue_first(&queue));
-}
-END_TEST
-
 /* ---- inbox ---- */
 
 enum { PUSHERS = 3, PUSHES = 2000 };
@@ -335,7 +302,9 @@ START_TEST(lost_device_leaks_the_places_of_its_job)
     request.complete_arg = ticket;
     atomic_store(&sched.outstanding, 1);
     atomic_store(&sched.running, 1);
-    device->worker[ATTN_LANE_SERVE].job = &request;
+    attn_worker_t *worker = &device->worker[ATTN_LANE_SERVE];
+    worker->job[3].request = &request;
+    worker->jobs = worker->groups = 1;
     device->worker[ATTN_LANE_SERVE].state = ATTN_WORKER_ENDING;
     attn_sched_judge_lost(&sched, device, ATTN_LANE_SERVE);
     ck_assert_int_eq(lost_status, ATTN_ERR_WORKER_DIED);
@@ -343,7 +312,8 @@ START_TEST(lost_device_leaks_the_places_of_its_job)
     ck_assert_uint_eq(view_of(admit).output_used, MIB);
     ck_assert_uint_eq(view_of(admit).input_used, 0);
     ck_assert_uint_eq(atomic_load(&sched.outstanding) + atomic_load(&sched.running), 0);
-    ck_assert_ptr_null(device->worker[ATTN_LANE_SERVE].job);
+    ck_assert_ptr_null(worker->job[3].request);
+    ck_assert_uint_eq(worker->jobs, 0);
     /* Without a job there is nothing to leak. */
     attn_sched_judge_lost(&sched, device, ATTN_LANE_SERVE);
     ck_assert_uint_eq(view_of(admit).leaked, MIB);
@@ -362,7 +332,6 @@ int main(void)
     tcase_add_test(all, admit_resize_and_places);
     tcase_add_test(all, admit_leak_is_for_good);
     tcase_add_test(all, admit_from_many_threads);
-    tcase_add_test(all, queue_orders_by_priority_then_arrival);
     tcase_add_test(all, inbox_keeps_each_pushers_order);
     tcase_add_test(all, quarantine_by_strikes_within_a_window);
     tcase_add_test(all, quarantine_table_overflows_gently);

@@ -132,10 +132,10 @@ START_TEST(cancel_waiting_and_running)
     running->request.spec.sm_scale = waiting->request.spec.sm_scale = 5; /* seconds */
     double start = seconds();
     job_submit(&shared, running);
-    job_submit(&shared, waiting);
     attn_sched_view_t view;
     WAIT_FOR((attn_sched_view(shared.sched, &view), view.running == 1));
-    ck_assert_uint_eq(view.queued, 1);
+    job_submit(&shared, waiting);
+    WAIT_FOR((attn_sched_view(shared.sched, &view), view.queued == 1));
     attn_sched_cancel(shared.sched, &waiting->request);
     job_wait(waiting);
     ck_assert_int_eq(waiting->request.outcome.error.status, ATTN_ERR_CANCELLED);
@@ -350,19 +350,20 @@ END_TEST
 START_TEST(devices_share_the_work)
 {
     harness_t two;
-    harness_start(&two, "cpu,null", 0);
+    harness_start(&two, "cpu,cpu", 0);
     attn_sched_view_t view;
     WAIT_FOR((attn_sched_view(two.sched, &view),
               view.devices[0].state == ATTN_DEVICE_READY && view.devices[1].state == ATTN_DEVICE_READY));
     ck_assert_uint_eq(view.device_count, 2);
+    ck_assert_int_ne(view.devices[0].serve_pid, view.devices[1].serve_pid);
     job_t *slow = job_make(&two, "test_sleep", 8), *quick = job_make(&two, "null", 8);
     slow->request.spec.sm_scale = 0.5f;
     job_submit(&two, slow);
-    ck_assert_msg(job_run(&two, quick) == ATTN_OK, "%s", JOB_SAYS(quick));
+    WAIT_FOR((attn_sched_view(two.sched, &view), view.running == 1));
+    for (int i = 0; i < 5; i++)
+        ck_assert_msg(job_run(&two, quick) == ATTN_OK, "%s", JOB_SAYS(quick));
     ck_assert(!slow->done);
-    ck_assert_str_eq(quick->request.outcome.device, "NULL");
     job_wait(slow);
-    ck_assert_str_eq(slow->request.outcome.device, "CPU");
     job_free(slow);
     job_free(quick);
     harness_stop(&two);

@@ -22,6 +22,19 @@ typedef struct pair {
 
 static pair_t pair;
 
+/* A group of one. */
+static bool job_push(attn_ring_t *ring, const attn_wire_job_t *job)
+{
+    *attn_ring_job_next(ring) = *job;
+    return attn_ring_job_publish(ring);
+}
+
+static bool done_push(attn_ring_t *ring, const attn_wire_done_t *done)
+{
+    attn_ring_done_put(ring, done);
+    return attn_ring_done_publish(ring);
+}
+
 static void pair_open(void)
 {
     attn_error_t err;
@@ -53,14 +66,13 @@ static void *worker_main(void *arg)
                 attn_fd_bell_wait(pair.job_bell);
             attn_ring_job_arm(&pair.worker, false);
         }
-        const attn_wire_job_t *job = attn_ring_job_peek(&pair.worker);
+        const attn_wire_job_t *job = attn_ring_job_take(&pair.worker);
         attn_wire_done_t done = {.serial = job->serial, .kernel_us = (double)job->seed};
         if (job->seed % 7 == 0) {
             done.status = ATTN_ERR_INTERNAL;
             memcpy(done.message, "seven", 6);
         }
-        attn_ring_job_take(&pair.worker);
-        if (attn_ring_done_push(&pair.worker, &done))
+        if (done_push(&pair.worker, &done))
             attn_fd_bell_ring(pair.done_bell);
     }
     return NULL;
@@ -74,7 +86,7 @@ START_TEST(jobs_and_completions_keep_order)
     while (taken < JOBS) {
         while (given < JOBS && given - taken < ATTN_WIRE_SLOTS) {
             attn_wire_job_t job = {.serial = ++given, .seed = given * 3};
-            if (attn_ring_job_push(&pair.front, &job))
+            if (job_push(&pair.front, &job))
                 attn_fd_bell_ring(pair.job_bell);
         }
         attn_wire_done_t done;
@@ -98,13 +110,50 @@ END_TEST
 START_TEST(cancellation_is_by_serial)
 {
     attn_wire_job_t job = {.serial = 5, .slot = 3};
-    attn_ring_job_push(&pair.front, &job);
-    const attn_wire_job_t *seen = attn_ring_job_peek(&pair.worker);
-    ck_assert(!attn_ring_job_cancelled(&pair.worker, seen));
+    job_push(&pair.front, &job);
+    ck_assert(!attn_ring_job_cancelled(&pair.worker, 3, 5));
     attn_ring_job_cancel(&pair.front, 3, 4);
-    ck_assert(!attn_ring_job_cancelled(&pair.worker, seen));
+    ck_assert(!attn_ring_job_cancelled(&pair.worker, 3, 5));
     attn_ring_job_cancel(&pair.front, 3, 5);
-    ck_assert(attn_ring_job_cancelled(&pair.worker, seen));
+    ck_assert(attn_ring_job_cancelled(&pair.worker, 3, 5));
+}
+END_TEST
+
+/* A worker never sees a part of a group, nor the front a part of its completions. */
+START_TEST(groups_appear_at_once)
+{
+    for (uint64_t n = 1; n <= 3; n++) {
+        *attn_ring_job_next(&pair.front) = (attn_wire_job_t){.serial = n, .group = 9, .group_count = 3};
+        ck_assert(!attn_ring_job_waiting(&pair.worker));
+    }
+    attn_ring_job_publish(&pair.front);
+    for (uint64_t n = 1; n <= 3; n++) {
+        ck_assert(attn_ring_job_waiting(&pair.worker));
+        ck_assert_uint_eq(attn_ring_job_take(&pair.worker)->serial, n);
+    }
+    ck_assert(!attn_ring_job_waiting(&pair.worker));
+    attn_wire_done_t done = {.serial = 3, .slot = 7}, got;
+    attn_ring_done_put(&pair.worker, &done);
+    ck_assert(!attn_ring_done_waiting(&pair.front));
+    attn_ring_done_publish(&pair.worker);
+    ck_assert_int_eq(attn_ring_done_pop(&pair.front, &got), ATTN_RING_POPPED);
+    ck_assert_uint_eq(got.slot, 7);
+}
+END_TEST
+
+/* Areas of sequence offsets do not overlap, and the last one ends inside the mapping. */
+START_TEST(sequence_areas_are_apart)
+{
+    const char *begin = (const char *)attn_ring_sequences(&pair.front, 0);
+    for (uint32_t area = 1; area < ATTN_WIRE_SLOTS + ATTN_WIRE_LARGE_AREAS; area++) {
+        const char *before = (const char *)attn_ring_sequences(&pair.front, area - 1);
+        const char *at = (const char *)attn_ring_sequences(&pair.front, area);
+        uint64_t size = area - 1 < ATTN_WIRE_SLOTS ? ATTN_WIRE_AREA_BYTES : ATTN_WIRE_LARGE_AREA_BYTES;
+        ck_assert_ptr_eq(at, before + size);
+    }
+    const char *last = (const char *)attn_ring_sequences(&pair.front, ATTN_WIRE_SLOTS + ATTN_WIRE_LARGE_AREAS - 1);
+    ck_assert_ptr_eq(last + ATTN_WIRE_LARGE_AREA_BYTES, (const char *)pair.front.map + ATTN_WIRE_BYTES);
+    ck_assert_ptr_eq(begin, pair.front.sequences);
 }
 END_TEST
 
@@ -113,8 +162,8 @@ static attn_ring_pop_t pop_spoilt(void (*spoil)(attn_wire_worker_t *shared, attn
 {
     attn_wire_job_t job = {.serial = 1};
     attn_wire_done_t done = {.serial = 1, .status = ATTN_ERR_INTERNAL}, got;
-    attn_ring_job_push(&pair.front, &job);
-    attn_ring_done_push(&pair.worker, &done);
+    job_push(&pair.front, &job);
+    done_push(&pair.worker, &done);
     spoil(pair.worker.worker, &pair.worker.worker->done[0]);
     attn_ring_pop_t popped = attn_ring_done_pop(&pair.front, &got);
     if (popped == ATTN_RING_POPPED)
@@ -163,6 +212,10 @@ static void spoil_flag(attn_wire_worker_t *shared, attn_wire_done_t *done)
 {
     done->unusable = 2;
 }
+static void spoil_slot(attn_wire_worker_t *shared, attn_wire_done_t *done)
+{
+    done->slot = ATTN_WIRE_SLOTS;
+}
 static void spoil_pass(attn_wire_worker_t *shared, attn_wire_done_t *done)
 {
     done->judgement.pass = 7;
@@ -192,6 +245,7 @@ static const struct {
     {spoil_tail_far, ATTN_RING_GARBAGE},
     {spoil_guard, ATTN_RING_GARBAGE},
     {spoil_flag, ATTN_RING_GARBAGE},
+    {spoil_slot, ATTN_RING_GARBAGE},
     {spoil_pass, ATTN_RING_GARBAGE},
     {spoil_pass_with_nan, ATTN_RING_GARBAGE},
     {spoil_judgement_nan, ATTN_RING_POPPED},
@@ -209,7 +263,7 @@ START_TEST(noise_is_never_an_answer)
     uint64_t noise = (uint64_t)_i * 7919 + 1;
     attn_wire_job_t job = {.serial = 1};
     attn_wire_done_t got;
-    attn_ring_job_push(&pair.front, &job);
+    job_push(&pair.front, &job);
     for (int turn = 0; turn < 250; turn++) {
         uint64_t *words = (uint64_t *)(void *)pair.worker.worker;
         for (size_t i = 0; i < sizeof *pair.worker.worker / 8; i++) {
@@ -266,13 +320,14 @@ START_TEST(a_lab_job_sees_its_own_pages_only)
     attn_error_t err;
     attn_addresses_t at;
     void *truth;
+    attn_memory_window_t window;
     ck_assert_int_eq(attn_arena_create("in", 1 << 20, &input, &err), ATTN_OK);
     ck_assert_int_eq(attn_arena_create("out", 1 << 20, &output, &err), ATTN_OK);
     ck_assert_int_eq(attn_memory_open(ATTN_CLASS_LAB, attn_arena_fd(input), attn_arena_fd(output), &memory, &err),
                      ATTN_OK);
     attn_wire_job_t job = memory_job(ATTN_OP_RUN);
     attn_arena_base(input)[8192] = 42;
-    ck_assert_int_eq(attn_memory_enter(memory, &job, &at, &truth, &err), ATTN_OK);
+    ck_assert_int_eq(attn_memory_enter(memory, &job, &at, &truth, &window, &err), ATTN_OK);
     ck_assert_int_eq(((char *)at.k)[0], 42);
     ck_assert_ptr_null(at.lse);
     ck_assert_ptr_null(truth);
@@ -284,19 +339,19 @@ START_TEST(a_lab_job_sees_its_own_pages_only)
     ck_assert(faults((char *)at.o - 1, false));
     ck_assert(faults(at.q, true));
     ck_assert(faults((char *)at.q + 4096, false));
-    attn_memory_leave(memory);
+    attn_memory_leave(&window);
     job.op = ATTN_OP_FILL;
-    ck_assert_int_eq(attn_memory_enter(memory, &job, &at, &truth, &err), ATTN_OK);
+    ck_assert_int_eq(attn_memory_enter(memory, &job, &at, &truth, &window, &err), ATTN_OK);
     ck_assert(!faults(at.q, true));
-    attn_memory_leave(memory);
+    attn_memory_leave(&window);
     job.o.offset = 1 << 20;
-    ck_assert_int_eq(attn_memory_enter(memory, &job, &at, &truth, &err), ATTN_ERR_INTERNAL);
+    ck_assert_int_eq(attn_memory_enter(memory, &job, &at, &truth, &window, &err), ATTN_ERR_INTERNAL);
     job = memory_job(ATTN_OP_RUN);
     job.q.bytes = UINT64_MAX;
-    ck_assert_int_eq(attn_memory_enter(memory, &job, &at, &truth, &err), ATTN_ERR_INTERNAL);
+    ck_assert_int_eq(attn_memory_enter(memory, &job, &at, &truth, &window, &err), ATTN_ERR_INTERNAL);
     job = memory_job(ATTN_OP_RUN);
     job.q.region = 99;
-    ck_assert_int_eq(attn_memory_enter(memory, &job, &at, &truth, &err), ATTN_ERR_INTERNAL);
+    ck_assert_int_eq(attn_memory_enter(memory, &job, &at, &truth, &window, &err), ATTN_ERR_INTERNAL);
     attn_memory_close(memory);
     attn_memory_close(NULL);
     attn_arena_destroy(input);
@@ -311,22 +366,24 @@ START_TEST(a_serve_worker_cannot_write_inputs)
     attn_error_t err;
     attn_addresses_t at;
     void *truth;
+    attn_memory_window_t window;
     uint64_t bytes;
     ck_assert_int_eq(attn_arena_create("in", 1 << 20, &input, &err), ATTN_OK);
     ck_assert_int_eq(attn_arena_create("out", 1 << 20, &output, &err), ATTN_OK);
     ck_assert_int_eq(attn_memory_open(ATTN_CLASS_SERVE, attn_arena_fd(input), attn_arena_fd(output), &memory, &err),
                      ATTN_OK);
     attn_wire_job_t job = memory_job(ATTN_OP_RUN);
-    ck_assert_int_eq(attn_memory_enter(memory, &job, &at, &truth, &err), ATTN_OK);
+    ck_assert_int_eq(attn_memory_enter(memory, &job, &at, &truth, &window, &err), ATTN_OK);
     ck_assert_ptr_eq(at.k, (char *)attn_memory_arena(memory, ATTN_REGION_INPUT, &bytes) + 8192);
     ck_assert_uint_eq(bytes, 1 << 20);
     ck_assert(faults(at.q, true));
     ck_assert(!faults(at.o, true));
-    attn_memory_leave(memory);
+    attn_memory_leave(&window);
     job.op = ATTN_OP_FILL;
-    ck_assert_int_eq(attn_memory_enter(memory, &job, &at, &truth, &err), ATTN_OK);
+    ck_assert_int_eq(attn_memory_enter(memory, &job, &at, &truth, &window, &err), ATTN_OK);
     memset(at.q, 3, 4096);
     ck_assert_int_eq(attn_arena_base(input)[4095], 3);
+    attn_memory_leave(&window);
     attn_memory_close(memory);
     attn_arena_destroy(input);
     attn_arena_destroy(output);
@@ -341,6 +398,8 @@ int main(void)
     tcase_add_checked_fixture(ring, pair_open, pair_close);
     tcase_add_test(ring, jobs_and_completions_keep_order);
     tcase_add_test(ring, cancellation_is_by_serial);
+    tcase_add_test(ring, groups_appear_at_once);
+    tcase_add_test(ring, sequence_areas_are_apart);
     tcase_add_loop_test(ring, hostile_contents, 0, (int)(sizeof spoilers / sizeof spoilers[0]));
     tcase_add_loop_test(ring, noise_is_never_an_answer, 0, 4);
     tcase_add_test(ring, another_version_is_refused);
