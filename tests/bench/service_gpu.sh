@@ -30,7 +30,7 @@ kill $pid
 wait $pid
 echo "exit status of attnd: $?"
 
-timeout 40 "$python" tests/bench/service_startup.py --bin "$bin" --devices auto --starts 3 --idle 4
+timeout 90 "$python" tests/bench/service_startup.py --bin "$bin" --devices auto --starts 3 --idle 4
 timeout 70 "$python" tests/bench/service_bench.py --bin "$bin" --load "$tree/bench/http_load" --device cuda --seconds 1 --rounds 3 --shapes 2
 # 60 s: where one caller's time goes. OTHER=FOLDER/bin puts a second build into the same rounds.
 timeout 110 "$python" tests/bench/service_latency.py --bin "$bin" --load "$tree/bench/http_load" --device cuda --rounds 4 ${OTHER:+--other "$OTHER"}

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Everything that a machine with a GPU can say about built binaries: the GPU test programs and a smoke test of the
-# service. Needs only the binaries, curl and python3 without packages, so that binaries built elsewhere can be brought.
+# service. Needs only the binaries, curl and python3, so that binaries built elsewhere can be brought; with numpy each
+# capability is asked for over HTTP too.
 #   tests/gpu/run.sh [directory of the binaries, build/bin without it]
 # Prints a summary; exit status 1 when something failed, 0 with "skipped" for what this machine cannot run.
 set -uo pipefail
@@ -18,7 +19,7 @@ run() {
     local status=$?
     case $status in
         0) summary+=("passed   $name") ;;
-        77) summary+=("skipped  $name: no GPU") ;;
+        77) summary+=("skipped  $name: it says why above") ;;
         124) summary+=("FAILED   $name: not done in $seconds s") && failed=1 ;;
         *) summary+=("FAILED   $name: exit status $status") && failed=1 ;;
     esac
@@ -33,6 +34,9 @@ for program in attn_gpu_reference_test attn_gpu_engine_test unified_test; do
 done
 if [ -x "$bin/attnd" ] && [ -x "$bin/attn-worker" ]; then
     run "service" 120 python3 "$here/smoke.py" "$bin" "$here/../data/minilm_qkv.safetensors"
+    for variant in unified reference; do
+        run "every capability of $variant over HTTP" 60 python3 "$here/capabilities.py" "$bin" --variant "$variant"
+    done
 else
     summary+=("skipped  service: no attnd and attn-worker in $bin")
 fi
