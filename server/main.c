@@ -21,6 +21,7 @@
 #include "config/options.h"
 #include "sched/compare.h"
 #include "transport/http.h"
+#include "transport/unix.h"
 
 extern char **environ;
 
@@ -150,6 +151,9 @@ static attn_status_t parts_start(daemon_parts_t *parts, attn_error_t *err)
     };
     status = attn_compare_start(&compare_options, &parts->front.compare, err);
     if (status == ATTN_OK) {
+        status = attn_unix_start(&parts->front, &parts->front.socket, err);
+    }
+    if (status == ATTN_OK) {
         status = attn_http_start(&parts->front, &parts->http, err);
     }
     if (status == ATTN_OK) {
@@ -162,6 +166,7 @@ static attn_status_t parts_start(daemon_parts_t *parts, attn_error_t *err)
 static void parts_stop(daemon_parts_t *parts)
 {
     attn_compare_stop(parts->front.compare);
+    attn_unix_stop(parts->front.socket);
     if (parts->front.sched != NULL) {
         attn_sched_drain_finish(parts->front.sched, 0);
         attn_sched_stop(parts->front.sched);
@@ -209,7 +214,7 @@ static bool all_done(const daemon_parts_t *parts)
 {
     attn_compare_counts_t jobs;
     attn_compare_count(parts->front.compare, &jobs);
-    return jobs.active == 0 && attn_http_calls(parts->http) == 0;
+    return jobs.active == 0 && attn_http_calls(parts->http) == 0 && attn_unix_calls(parts->front.socket) == 0;
 }
 
 static void drain(daemon_parts_t *parts, const sigset_t *signals)
@@ -223,6 +228,7 @@ static void drain(daemon_parts_t *parts, const sigset_t *signals)
     ATTN_LOG(ATTN_LOG_INFO, "draining: refusing new work, finishing the rest",
              attn_log_integer("timeout_ms", options->drain_timeout_ms), attn_log_bool("hastened", hastened));
     attn_http_drain_refuse(parts->http);
+    attn_unix_drain_refuse(parts->front.socket);
     int64_t until = attn_clock_ns() + options->drain_timeout_ms * ATTN_NS_PER_MS;
     while (!hastened && !all_done(parts) && attn_clock_ns() < until) {
         hastened = wait_signal(signals, DRAIN_LOOK_MS);

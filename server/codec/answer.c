@@ -6,7 +6,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "attn/v1/attention.pb-c.h"
 #include "codec/safetensors.h"
 #include "codec/xattn.h"
 
@@ -76,52 +75,58 @@ static attn_status_t head_safetensors(const attn_request_t *request, const attn_
                                   ret_bytes, err);
 }
 
+void attn_answer_fill(const attn_request_t *request, attn_answer_t *ret)
+{
+    const attn_outcome_t *outcome = &request->outcome;
+    attn__v1__attention_response__init(&ret->response);
+    attn__v1__outcome__init(&ret->outcome);
+    attn__v1__timing__init(&ret->timing);
+    attn__v1__tensor__init(&ret->o);
+    attn__v1__tensor__init(&ret->lse);
+    ret->timing.queue_us = outcome->timing.queue_us;
+    ret->timing.copy_in_us = outcome->timing.copy_in_us;
+    ret->timing.kernel_us = outcome->timing.kernel_us;
+    ret->timing.kernel_min_us = outcome->timing.kernel_min_us;
+    ret->timing.copy_out_us = outcome->timing.copy_out_us;
+    ret->timing.total_us = outcome->timing.total_us;
+    ret->outcome.variant = (char *)(uintptr_t)(outcome->variant != NULL ? outcome->variant->name : "");
+    ret->outcome.reason = (char *)(uintptr_t)outcome->reason;
+    ret->outcome.device = (char *)(uintptr_t)outcome->device;
+    ret->outcome.batch_size = outcome->batch_size;
+    ret->outcome.attempts = outcome->attempts;
+    ret->outcome.timing = &ret->timing;
+    ret->o.n_shape = attn_answer_o_shape(&request->spec, ret->o_shape);
+    ret->o.shape = ret->o_shape;
+    ret->lse.n_shape = attn_answer_lse_shape(&request->spec, ret->lse_shape);
+    ret->lse.shape = ret->lse_shape;
+    ret->response.id = (char *)(uintptr_t)request->id;
+    ret->response.outcome = &ret->outcome;
+    ret->response.dtype = (Attn__V1__DType)request->spec.dtype;
+    ret->response.layout = (Attn__V1__Layout)request->spec.layout;
+    ret->response.o = &ret->o;
+    ret->response.lse = request->spec.return_lse ? &ret->lse : NULL;
+}
+
 static attn_status_t head_xattn(const attn_request_t *request, const attn_sizes_t *sizes, void **ret, size_t *ret_bytes,
                                 attn_error_t *err)
 {
-    const attn_outcome_t *outcome = &request->outcome;
-    Attn__V1__AttentionResponse response = ATTN__V1__ATTENTION_RESPONSE__INIT;
-    Attn__V1__Outcome happened = ATTN__V1__OUTCOME__INIT;
-    Attn__V1__Timing timing = ATTN__V1__TIMING__INIT;
-    Attn__V1__Tensor o = ATTN__V1__TENSOR__INIT, lse = ATTN__V1__TENSOR__INIT;
+    attn_answer_t answer;
     Attn__V1__BodySlice o_slice = ATTN__V1__BODY_SLICE__INIT, lse_slice = ATTN__V1__BODY_SLICE__INIT;
-    uint64_t o_shape[4], lse_shape[4];
-    timing.queue_us = outcome->timing.queue_us;
-    timing.copy_in_us = outcome->timing.copy_in_us;
-    timing.kernel_us = outcome->timing.kernel_us;
-    timing.kernel_min_us = outcome->timing.kernel_min_us;
-    timing.copy_out_us = outcome->timing.copy_out_us;
-    timing.total_us = outcome->timing.total_us;
-    happened.variant = (char *)(uintptr_t)(outcome->variant != NULL ? outcome->variant->name : "");
-    happened.reason = (char *)(uintptr_t)outcome->reason;
-    happened.device = (char *)(uintptr_t)outcome->device;
-    happened.batch_size = outcome->batch_size;
-    happened.attempts = outcome->attempts;
-    happened.timing = &timing;
+    attn_answer_fill(request, &answer);
     o_slice.length = sizes->o;
-    o.n_shape = attn_answer_o_shape(&request->spec, o_shape);
-    o.shape = o_shape;
-    o.where_case = ATTN__V1__TENSOR__WHERE_BODY;
-    o.body = &o_slice;
+    answer.o.where_case = ATTN__V1__TENSOR__WHERE_BODY;
+    answer.o.body = &o_slice;
     lse_slice.offset = sizes->o;
     lse_slice.length = sizes->lse;
-    lse.n_shape = attn_answer_lse_shape(&request->spec, lse_shape);
-    lse.shape = lse_shape;
-    lse.where_case = ATTN__V1__TENSOR__WHERE_BODY;
-    lse.body = &lse_slice;
-    response.id = (char *)(uintptr_t)request->id;
-    response.outcome = &happened;
-    response.dtype = (Attn__V1__DType)request->spec.dtype;
-    response.layout = (Attn__V1__Layout)request->spec.layout;
-    response.o = &o;
-    response.lse = request->spec.return_lse ? &lse : NULL;
-    size_t bytes = attn__v1__attention_response__get_packed_size(&response);
+    answer.lse.where_case = ATTN__V1__TENSOR__WHERE_BODY;
+    answer.lse.body = &lse_slice;
+    size_t bytes = attn__v1__attention_response__get_packed_size(&answer.response);
     unsigned char *head = malloc(ATTN_XATTN_PREFIX + bytes);
     if (head == NULL) {
         return attn_error_set(err, ATTN_ERR_NO_MEMORY, "no memory for the head of the answer");
     }
     attn_xattn_prefix_write((uint32_t)bytes, head);
-    attn__v1__attention_response__pack(&response, head + ATTN_XATTN_PREFIX);
+    attn__v1__attention_response__pack(&answer.response, head + ATTN_XATTN_PREFIX);
     *ret = head;
     *ret_bytes = ATTN_XATTN_PREFIX + bytes;
     return ATTN_OK;

@@ -24,6 +24,15 @@ typedef struct attn_ask {
     int32_t priority;
 } attn_ask_t;
 
+/* Where a tensor lies that is not in the body. */
+enum { ATTN_ASK_Q, ATTN_ASK_K, ATTN_ASK_V, ATTN_ASK_O, ATTN_ASK_LSE, ATTN_ASK_PLACES };
+typedef struct attn_ask_place {
+    bool given;
+    char region[ATTN_NAME_MAX + 1]; /* its name; "" when it is given by number */
+    uint32_t number;
+    uint64_t offset, bytes;
+} attn_ask_place_t;
+
 /* What a compare adds. */
 typedef struct attn_compare_ask {
     uint32_t variant_count; /* 0: all that support the request */

@@ -19,6 +19,23 @@ static attn_status_t region_unknown(const char *tensor, const char *region, attn
                           tensor, quoted);
 }
 
+static attn_status_t take_place(const char *name, const Attn__V1__RegionSlice *slice, attn_ask_place_t *ret,
+                                attn_error_t *err)
+{
+    if (slice == NULL) {
+        return attn_error_set(err, ATTN_ERR_INVALID_ARGUMENT,
+                              "%s has no region: through the socket every tensor lies in a region of the connection",
+                              name);
+    }
+    attn_status_t status = attn_ask_set_name("region", slice->region, false, ret->region, err);
+    if (status == ATTN_OK) {
+        ret->given = true;
+        ret->offset = slice->offset;
+        ret->bytes = slice->length;
+    }
+    return status;
+}
+
 static attn_status_t take_slice(const char *name, uint32_t tag, const Attn__V1__Tensor *tensor, bool generated,
                                 attn_slice_t *ret, attn_error_t *err)
 {
@@ -92,25 +109,20 @@ static attn_status_t take_flags(const Attn__V1__AttentionRequest *message, attn_
     return ATTN_OK;
 }
 
-static attn_status_t take_problem(const Attn__V1__AttentionRequest *message, bool generated, attn_ask_t *ask,
-                                  attn_slice_t ret_slices[3], attn_error_t *err)
+static attn_status_t check_length(const char *name, uint64_t given, uint64_t needed, const char *dtype,
+                                  attn_error_t *err)
 {
-    static const char *const names[3] = {"q", "k", "v"};
-    const Attn__V1__Tensor *tensors[3] = {message->q, message->k, message->v};
-    attn_slice_t slices[3] = {{0}};
-    if (message->dtype == ATTN__V1__DTYPE__DTYPE_UNSPECIFIED) {
-        return attn_error_set(err, ATTN_ERR_INVALID_ARGUMENT, "dtype is missing: give fp16, bf16 or fp32");
+    if (given == needed) {
+        return ATTN_OK;
     }
-    for (uint32_t i = 0; i < 3; i++) {
-        if (tensors[i] == NULL) {
-            return attn_error_set(err, ATTN_ERR_INVALID_ARGUMENT, "tensor %s is missing; q, k and v are needed",
-                                  names[i]);
-        }
-        attn_status_t status = take_slice(names[i], i, tensors[i], generated, &slices[i], err);
-        if (status != ATTN_OK) {
-            return status;
-        }
-    }
+    return attn_error_set(err, ATTN_ERR_INVALID_ARGUMENT,
+                          "%s: its length is given as %" PRIu64 " bytes; its shape in %s needs %" PRIu64, name, given,
+                          dtype, needed);
+}
+
+/* What an output in the answer's body must not have. */
+static attn_status_t refuse_outputs(const Attn__V1__AttentionRequest *message, attn_error_t *err)
+{
     const struct {
         const char *name;
         const Attn__V1__Output *output;
@@ -118,6 +130,23 @@ static attn_status_t take_problem(const Attn__V1__AttentionRequest *message, boo
     for (size_t i = 0; i < 2; i++) {
         if (outputs[i].output != NULL && outputs[i].output->region != NULL) {
             return region_unknown(outputs[i].name, outputs[i].output->region->region, err);
+        }
+    }
+    return ATTN_OK;
+}
+
+/* Everything but where the tensors lie. */
+static attn_status_t take_spec(const Attn__V1__AttentionRequest *message, attn_ask_t *ask, attn_error_t *err)
+{
+    static const char *const names[3] = {"q", "k", "v"};
+    const Attn__V1__Tensor *tensors[3] = {message->q, message->k, message->v};
+    if (message->dtype == ATTN__V1__DTYPE__DTYPE_UNSPECIFIED) {
+        return attn_error_set(err, ATTN_ERR_INVALID_ARGUMENT, "dtype is missing: give fp16, bf16 or fp32");
+    }
+    for (uint32_t i = 0; i < 3; i++) {
+        if (tensors[i] == NULL) {
+            return attn_error_set(err, ATTN_ERR_INVALID_ARGUMENT, "tensor %s is missing; q, k and v are needed",
+                                  names[i]);
         }
     }
     /* The enums of the schema and of attn/kernel.h, attn/spec.h count alike; wire.c has refused unknown values. */
@@ -140,17 +169,69 @@ static attn_status_t take_problem(const Attn__V1__AttentionRequest *message, boo
     if (status == ATTN_OK) {
         status = attn_ask_check_seqlens(ask, message->n_cu_seqlens_q, message->n_cu_seqlens_k, err);
     }
-    const uint64_t sizes[3] = {ask->sizes.q, ask->sizes.k, ask->sizes.v};
-    for (uint32_t i = 0; i < 3 && status == ATTN_OK && !generated; i++) {
-        if (slices[i].length != sizes[i]) {
-            status =
-                attn_error_set(err, ATTN_ERR_INVALID_ARGUMENT,
-                               "%s: its length is given as %" PRIu64 " bytes; its shape in %s needs %" PRIu64, names[i],
-                               slices[i].length, attn_dtype_name((attn_dtype_t)ask->spec.dtype), sizes[i]);
+    return status;
+}
+
+static attn_status_t take_problem(const Attn__V1__AttentionRequest *message, bool generated, attn_ask_t *ask,
+                                  attn_slice_t ret_slices[3], attn_error_t *err)
+{
+    static const char *const names[3] = {"q", "k", "v"};
+    const Attn__V1__Tensor *tensors[3] = {message->q, message->k, message->v};
+    attn_slice_t slices[3] = {{0}};
+    attn_status_t status = ATTN_OK;
+    for (uint32_t i = 0; i < 3 && status == ATTN_OK; i++) {
+        if (tensors[i] != NULL) {
+            status = take_slice(names[i], i, tensors[i], generated, &slices[i], err);
         }
     }
     if (status == ATTN_OK) {
+        status = refuse_outputs(message, err);
+    }
+    if (status == ATTN_OK) {
+        status = take_spec(message, ask, err);
+    }
+    const char *dtype = attn_dtype_name((attn_dtype_t)ask->spec.dtype);
+    const uint64_t sizes[3] = {ask->sizes.q, ask->sizes.k, ask->sizes.v};
+    for (uint32_t i = 0; i < 3 && status == ATTN_OK && !generated; i++) {
+        status = check_length(names[i], slices[i].length, sizes[i], dtype, err);
+    }
+    if (status == ATTN_OK) {
         memcpy(ret_slices, slices, sizeof slices);
+    }
+    return status;
+}
+
+attn_status_t attn_ask_from_placed(const Attn__V1__AttentionRequest *message, attn_ask_t *ask,
+                                   attn_ask_place_t ret_places[ATTN_ASK_PLACES], attn_error_t *err)
+{
+    static const char *const names[ATTN_ASK_PLACES] = {"q", "k", "v", "o", "lse"};
+    attn_ask_place_t places[ATTN_ASK_PLACES] = {0};
+    attn_status_t status = take_spec(message, ask, err);
+    if (status != ATTN_OK) {
+        return status;
+    }
+    const Attn__V1__Tensor *tensors[3] = {message->q, message->k, message->v};
+    const Attn__V1__Output *outputs[2] = {message->o, message->lse};
+    const uint64_t sizes[ATTN_ASK_PLACES] = {ask->sizes.q, ask->sizes.k, ask->sizes.v, ask->sizes.o, ask->sizes.lse};
+    uint32_t count = ask->spec.return_lse ? ATTN_ASK_PLACES : ATTN_ASK_LSE;
+    if (!ask->spec.return_lse && message->lse != NULL) {
+        return attn_error_set(err, ATTN_ERR_INVALID_ARGUMENT, "lse has a place and return_lse is not set");
+    }
+    for (uint32_t i = 0; i < count && status == ATTN_OK; i++) {
+        const Attn__V1__RegionSlice *slice = NULL;
+        if (i >= ATTN_ASK_O) {
+            slice = outputs[i - ATTN_ASK_O] != NULL ? outputs[i - ATTN_ASK_O]->region : NULL;
+        } else if (tensors[i]->where_case == ATTN__V1__TENSOR__WHERE_REGION) {
+            slice = tensors[i]->region;
+        }
+        status = take_place(names[i], slice, &places[i], err);
+        if (status == ATTN_OK) {
+            status = check_length(names[i], places[i].bytes, sizes[i],
+                                  i == ATTN_ASK_LSE ? "fp32" : attn_dtype_name((attn_dtype_t)ask->spec.dtype), err);
+        }
+    }
+    if (status == ATTN_OK) {
+        memcpy(ret_places, places, sizeof places);
     }
     return status;
 }

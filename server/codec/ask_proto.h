@@ -7,6 +7,8 @@
 #include "codec/ask.h"
 #include "codec/tiling.h"
 
+struct Attn__V1__AttentionRequest;
+
 /* Both read serialised metadata (codec/wire.h). ret_slices are q, k and v in the body; *ret_count is 3, or 0 for a
  * compare whose inputs the daemon makes. The ask is checked whole; on failure it may hold cu_seqlens for
  * attn_ask_clear(). Errors: INVALID_ARGUMENT, UNIMPLEMENTED, NOT_FOUND (a region), TOO_LARGE, NO_MEMORY. */
@@ -14,5 +16,10 @@ attn_status_t attn_ask_from_request(const uint8_t *data, size_t bytes, attn_ask_
                                     uint32_t *ret_count, attn_error_t *err);
 attn_status_t attn_ask_from_compare(const uint8_t *data, size_t bytes, attn_ask_t *ask, attn_compare_ask_t *compare,
                                     attn_slice_t ret_slices[3], uint32_t *ret_count, attn_error_t *err);
+
+/* An unpacked request (attn_wire_unpack) whose tensors all lie in regions; lse's place is not given unless it is asked
+ * for. Whether the regions exist, and hold that much, is the door's to find out. Errors and cu_seqlens as above. */
+attn_status_t attn_ask_from_placed(const struct Attn__V1__AttentionRequest *message, attn_ask_t *ask,
+                                   attn_ask_place_t ret_places[ATTN_ASK_PLACES], attn_error_t *err);
 
 #endif

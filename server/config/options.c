@@ -34,6 +34,10 @@ typedef struct option {
     {                                                                                                                  \
         name, KIND_U32, offsetof(attn_options_t, field), initial, min, max, NULL, "N", help                            \
     }
+#define NUMBER_OR_AUTO(name, field, initial, min, max, help)                                                           \
+    {                                                                                                                  \
+        name, KIND_U32, offsetof(attn_options_t, field), initial, min, max, "auto", "N|auto", help                     \
+    }
 #define BYTES(name, field, initial, min, max, help)                                                                    \
     {                                                                                                                  \
         name, KIND_BYTES, offsetof(attn_options_t, field), initial, min, max, NULL, "BYTES", help                      \
@@ -56,7 +60,17 @@ static const option_t table[] = {
     NUMBER("http-port", http_port, "8000", 0, 65535, "port of the HTTP door; 0 = any free port"),
     NUMBER("grpc-port", grpc_port, "0", 0, 65535, "port of the gRPC door (8001 by custom); 0 = off"),
     NUMBER("metrics-port", metrics_port, "8002", 0, 65535, "port of /metrics and the probes alone; 0 = off"),
-    STRING("socket", socket, "none", "PATH|none", "Unix socket of the colocated door"),
+    STRING("socket", socket, ATTN_SOCKET_DEFAULT, "PATH|none", "Unix socket for processes on this host; none = off"),
+    STRING("socket-mode", socket_mode, "0660", "OCTAL", "permissions of the socket's file"),
+    STRING("socket-users", socket_users, "", "UID,UID",
+           "user ids that may use the socket; with --socket-groups empty too, whoever can open it"),
+    STRING("socket-groups", socket_groups, "", "GID,GID", "group ids that may use the socket"),
+    NUMBER_OR_AUTO("socket-spin-us", socket_spin_us, "auto", 0, 1e6,
+                   "how long the socket's thread looks at rings before it sleeps; auto = 200 where there are more than "
+                   "two cores"),
+    NUMBER("socket-connections", socket_connections, "256", 1, 65536, "open connections of the Unix socket"),
+    BYTES("socket-region-bytes", socket_region_bytes, "0", 0, BYTES_MAX,
+          "host memory that one connection of the socket may register; 0 = a quarter of the memory"),
     STRING("port-file", port_file, "", "FILE",
            "write the bound ports (\"http 8000\", a line each) there once they are open"),
     STRING("devices", devices, "auto", "auto|cpu|all|0,2",
@@ -191,9 +205,14 @@ static attn_status_t set(attn_options_t *options, const option_t *row, const cha
     case KIND_U32:
     case KIND_BYTES: {
         uint64_t number;
+        if (row->choices != NULL && strcmp(value, row->choices) == 0) {
+            *(uint32_t *)place = ATTN_NUMBER_AUTO;
+            return ATTN_OK;
+        }
         bool digits = row->kind == KIND_BYTES || strspn(value, "0123456789") == strlen(value);
         if (!digits || !parse_bytes(value, &number) || (double)number < row->min || (double)number > row->max) {
-            snprintf(right, sizeof right, "give a whole number from %.0f to %.0f%s", row->min, row->max,
+            snprintf(right, sizeof right, "give a whole number from %.0f to %.0f%s%s", row->min, row->max,
+                     row->choices != NULL ? ", or auto" : "",
                      row->kind == KIND_BYTES ? ", with K, M, G or T for powers of 1024 if you like" : "");
             return refuse(err, row, source, value, right);
         }
@@ -304,6 +323,23 @@ static bool devices_valid(const char *text)
     }
 }
 
+/* Empty, or numbers with commas. */
+static bool ids_valid(const char *text)
+{
+    while (*text != '\0') {
+        char *end;
+        errno = 0;
+        if (!isdigit((unsigned char)*text) || strtoul(text, &end, 10) > UINT32_MAX || errno != 0) {
+            return false;
+        }
+        if (*end != '\0' && (*end != ',' || end[1] == '\0')) {
+            return false;
+        }
+        text = *end == ',' ? end + 1 : end;
+    }
+    return true;
+}
+
 /* What one row cannot say. */
 static attn_status_t check_together(const attn_options_t *options, attn_error_t *err)
 {
@@ -329,10 +365,18 @@ static attn_status_t check_together(const attn_options_t *options, attn_error_t 
                               "--grpc-port %u: this build of attnd has no gRPC door; give --grpc-port 0",
                               options->grpc_port);
     }
-    if (strcmp(options->socket, "none") != 0) {
+    char *end;
+    unsigned long mode = strtoul(options->socket_mode, &end, 8);
+    if (options->socket_mode[0] == '\0' || *end != '\0' || mode > 0777) {
         return attn_error_set(err, ATTN_ERR_INVALID_ARGUMENT,
-                              "--socket %.80s: this build of attnd has no Unix socket door; give --socket none",
-                              options->socket);
+                              "--socket-mode \"%.80s\" is not valid; give permissions in octal, like 0660",
+                              options->socket_mode);
+    }
+    if (!ids_valid(options->socket_users) || !ids_valid(options->socket_groups)) {
+        return attn_error_set(err, ATTN_ERR_INVALID_ARGUMENT,
+                              "--socket-users and --socket-groups take numbers with commas, like 0,1000; they are "
+                              "\"%.80s\" and \"%.80s\"",
+                              options->socket_users, options->socket_groups);
     }
     if (options->plugin[0] != '\0') {
         return attn_error_set(err, ATTN_ERR_INVALID_ARGUMENT,
@@ -422,6 +466,10 @@ void attn_options_print_values(FILE *out, const attn_options_t *options)
             fputs(*(const bool *)place ? "true" : "false", out);
             break;
         case KIND_U32:
+            if (row->choices != NULL && *(const uint32_t *)place == ATTN_NUMBER_AUTO) {
+                fputs(row->choices, out);
+                break;
+            }
             fprintf(out, "%" PRIu32, *(const uint32_t *)place);
             break;
         case KIND_BYTES:

@@ -13,10 +13,15 @@
 
 typedef enum attn_log_format { ATTN_LOG_FORMAT_TEXT = 0, ATTN_LOG_FORMAT_JSON = 1 } attn_log_format_t;
 
+#define ATTN_SOCKET_DEFAULT "/run/attnd/attnd.sock"
+#define ATTN_NUMBER_AUTO UINT32_MAX /* of a number that may be "auto" */
+
 typedef struct attn_options {
     const char *bind;
     uint32_t http_port, grpc_port, metrics_port;
-    const char *socket;
+    const char *socket, *socket_mode, *socket_users, *socket_groups;
+    uint32_t socket_spin_us, socket_connections;
+    uint64_t socket_region_bytes;
     const char *port_file;
     const char *devices;
     const char *worker_path;

@@ -84,6 +84,17 @@ static size_t devices_offered(const attn_sched_t *sched, const attn_device_t *re
     return count;
 }
 
+/* Leaves the one device where a request's memory lies. */
+static size_t devices_filter(const attn_device_t *offered[ATTN_SCHED_DEVICES_MAX], size_t count, const char *uuid)
+{
+    for (size_t i = 0; i < count; i++)
+        if (strcmp(offered[i]->uuid, uuid) == 0) {
+            offered[0] = offered[i];
+            return 1;
+        }
+    return 0;
+}
+
 /* Devices share work when they are about as fast for it: beside a GPU, the CPU is not a place to wait less. */
 static bool as_fast(const attn_variant_info_t *info, const attn_need_t *need, const attn_device_t *about,
                     double best_us)
@@ -144,8 +155,14 @@ static attn_status_t choose(attn_sched_t *sched, attn_request_t *request)
         return attn_error_set(&request->outcome.error, ATTN_ERR_UNAVAILABLE, "no device is left: %s",
                               sched->device[0].why);
     }
+    const char *only = attn_places_device(sched->regions, request);
+    if (only[0] != '\0')
+        count = devices_filter(offered, count, only);
+    if (count == 0)
+        return attn_error_set(&request->outcome.error, ATTN_ERR_UNAVAILABLE,
+                              "device %s, where the request's memory lies, is not available", only);
     attn_need_t need;
-    attn_spec_need(&request->spec, request->cu_seqlens_q, request->cu_seqlens_k, ATTN_WIRE_PAGE, &need);
+    attn_spec_need(&request->spec, request->cu_seqlens_q, request->cu_seqlens_k, attn_places_alignment(request), &need);
     need.outputs_overlap = attn_places_overlap(request);
     request->sched.flops = need.flops;
     if (request->op == ATTN_OP_RUN)

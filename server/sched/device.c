@@ -129,6 +129,8 @@ void attn_sched_worker_hello(attn_sched_t *sched, attn_sched_device_t *device, a
     }
     worker->state = ATTN_WORKER_READY;
     worker->ready_ns = worker->idle_since_ns = now_ns;
+    worker->regions.device = device->about.uuid;
+    attn_regions_link_begin(sched->regions, &worker->regions);
     if (lane == ATTN_LANE_LAB)
         return;
     bool first = !device->known || device->state == ATTN_DEVICE_LOST;
@@ -160,6 +162,7 @@ void attn_sched_worker_reaped(attn_sched_t *sched, attn_sched_device_t *device, 
     if (!stuck)
         attn_sched_judge_death(sched, device, lane, &death, now_ns);
     attn_worker_end_t end = worker->end;
+    attn_regions_link_end(sched->regions, &worker->regions);
     attn_worker_close(worker);
     if (atomic_load(&sched->stop) || device->gone)
         return;

@@ -5,6 +5,7 @@
 
 #include "base/clock.h"
 #include "sched/internal.h"
+#include "sched/places.h"
 #include "sched/stats.h"
 
 /* A timed job keeps the other class of workers off its device for at most this long, and waits at most this long for
@@ -59,6 +60,8 @@ static void give(attn_sched_t *sched, attn_sched_device_t *device, attn_lane_t l
                                  .timed = timed,
                                  .cost_us = batch->cost_us,
                                  .budget_ns = bounded + sched->watchdog_floor_ns};
+    for (uint32_t i = 0; i < batch->count; i++)
+        attn_places_announce(sched->regions, &device->worker[lane].regions, batch->request[i]);
     atomic_fetch_add_explicit(&sched->running, batch->count, memory_order_relaxed);
     attn_worker_give(&device->worker[lane], &order, &sched->serial, now_ns);
     attn_stats_given(device->stats, batch->count);

@@ -10,6 +10,7 @@
 #include "sched/devices.h"
 #include "sched/inbox.h"
 #include "sched/quarantine.h"
+#include "sched/regions.h"
 #include "sched/sched.h"
 #include "sched/worker.h"
 
@@ -55,6 +56,8 @@ struct attn_sched {
     attn_batcher_t batcher[ATTN_LANES];
     attn_sched_device_t device[ATTN_SCHED_DEVICES_MAX];
     uint32_t device_count;
+    attn_regions_t *regions;
+    bool regions_left; /* a worker's socket was full: tell it of the rest at the next tick */
     const attn_variant_info_t *const *table;
     size_t table_count;
     uint64_t serial;

@@ -40,7 +40,8 @@ struct attn_request {
     attn_spec_t spec;
     int32_t *cu_seqlens_q, *cu_seqlens_k; /* owned by the door; daemon memory no client can write; NULL unless thd */
     const attn_variant_info_t *variant;   /* NULL = auto */
-    attn_place_t q, k, v, o, lse, truth;  /* offsets are multiples of the page size */
+    attn_place_t q, k, v, o, lse, truth;  /* offsets are multiples of the page size; of 16 in clients' regions */
+    uint32_t signal_event;                /* a client's event to record behind the work (sched/regions.h); 0 = none */
     struct attn_ticket *ticket; /* whose places these are, so that the scheduler can leak them; NULL = nobody's */
     uint64_t seed;
     uint32_t warmup, repeat;           /* rounds before and with timing; 0, 1 for a plain request */

@@ -22,6 +22,7 @@
 #define SLEEP_MAX_NS (1 * ATTN_NS_PER_S) /* so that "live" can be told from the last turn */
 #define LIVE_NS (5 * ATTN_NS_PER_S)
 #define LOOK_NS (1 * ATTN_NS_PER_MS) /* between two looks at epoll while there is no time to sleep */
+#define REGIONS_RETRY_NS (1 * ATTN_NS_PER_MS)
 #define SKIPPED_NS (3 * ATTN_NS_PER_S)
 
 /* ---- the thread ---- */
@@ -37,6 +38,19 @@ static bool arrivals_take(attn_sched_t *sched, int64_t now_ns)
     return any;
 }
 
+static void regions_tell(attn_sched_t *sched, int64_t now_ns)
+{
+    attn_region_link_t *links[ATTN_SCHED_DEVICES_MAX * ATTN_LANES];
+    uint32_t count = 0;
+    for (uint32_t i = 0; i < sched->device_count; i++)
+        for (int lane = 0; lane < ATTN_LANES; lane++)
+            if (sched->device[i].worker[lane].state == ATTN_WORKER_READY)
+                links[count++] = &sched->device[i].worker[lane].regions;
+    sched->regions_left = attn_regions_sync(sched->regions, links, count);
+    if (sched->regions_left && sched->tick_ns > now_ns + REGIONS_RETRY_NS)
+        sched->tick_ns = now_ns + REGIONS_RETRY_NS;
+}
+
 static void tick(attn_sched_t *sched, int64_t now_ns)
 {
     int64_t next = now_ns + SLEEP_MAX_NS;
@@ -46,6 +60,8 @@ static void tick(attn_sched_t *sched, int64_t now_ns)
     }
     int64_t at = attn_sched_wait_tick(sched, now_ns);
     sched->tick_ns = at < next ? at : next;
+    if (sched->regions_left)
+        regions_tell(sched, now_ns);
 }
 
 /* This process stood still (stopped, or its machine was): time that passed meanwhile is nobody's. */
@@ -64,7 +80,8 @@ static void time_skip(attn_sched_t *sched, int64_t skipped_ns)
 
 static bool anything_waiting(attn_sched_t *sched)
 {
-    if (attn_inbox_waiting(&sched->inbox) || atomic_load_explicit(&sched->sweep, memory_order_relaxed))
+    if (attn_inbox_waiting(&sched->inbox) || attn_regions_changed(sched->regions) ||
+        atomic_load_explicit(&sched->sweep, memory_order_relaxed))
         return true;
     for (uint32_t i = 0; i < sched->device_count; i++)
         for (int lane = 0; lane < ATTN_LANES; lane++) {
@@ -135,6 +152,8 @@ static void *sched_main(void *arg)
         }
         if (now_ns >= sched->tick_ns)
             tick(sched, now_ns);
+        if (attn_regions_changed(sched->regions))
+            regions_tell(sched, now_ns);
         any = attn_sched_dispatch(sched, now_ns) || any;
         if (any && now_ns - looked_ns < LOOK_NS)
             continue;
@@ -220,6 +239,7 @@ static void sched_free(attn_sched_t *sched)
 {
     attn_fd_close(&sched->epoll);
     attn_inbox_close(&sched->inbox);
+    attn_regions_destroy(sched->regions);
     attn_quarantine_destroy(&sched->quarantine);
     pthread_cond_destroy(&sched->drained);
     pthread_mutex_destroy(&sched->lock);
@@ -235,6 +255,12 @@ static void drained_init(pthread_cond_t *cond)
     pthread_condattr_destroy(&attributes);
 }
 
+static void wake(void *arg)
+{
+    attn_sched_t *sched = arg;
+    attn_inbox_wake(&sched->inbox);
+}
+
 static attn_status_t sched_open(attn_sched_t *sched, const attn_sched_options_t *options, attn_error_t *err)
 {
     attn_status_t status = worker_path(options->worker_path, sched->worker_path, sizeof sched->worker_path, err);
@@ -242,6 +268,8 @@ static attn_status_t sched_open(attn_sched_t *sched, const attn_sched_options_t 
         status = devices_take(sched, options->devices, err);
     if (status == ATTN_OK)
         status = attn_inbox_open(&sched->inbox, err);
+    if (status == ATTN_OK)
+        status = attn_regions_create(wake, sched, &sched->regions, err);
     if (status != ATTN_OK)
         return status;
     sched->epoll = attn_fd_raise(epoll_create1(EPOLL_CLOEXEC));
@@ -290,6 +318,11 @@ void attn_sched_cancel(attn_sched_t *sched, attn_request_t *request)
     atomic_store(&request->cancelled, true);
     atomic_store(&sched->sweep, true);
     attn_inbox_wake(&sched->inbox);
+}
+
+attn_regions_t *attn_sched_regions(attn_sched_t *sched)
+{
+    return sched->regions;
 }
 
 bool attn_sched_live(attn_sched_t *sched)

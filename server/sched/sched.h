@@ -7,6 +7,7 @@
 
 #include "attn/status.h"
 #include "sched/admit.h"
+#include "sched/regions.h"
 #include "sched/request.h"
 
 typedef struct attn_sched attn_sched_t;
@@ -40,6 +41,9 @@ void attn_sched_submit(attn_sched_t *sched, attn_request_t *request);
  * it completes when the device has finished with its memory. The request must not have completed yet from the
  * caller's point of view (the door serialises this with its own complete). */
 void attn_sched_cancel(attn_sched_t *sched, attn_request_t *request);
+
+/* The table of memory that clients share, for the doors; lives as long as the scheduler. */
+attn_regions_t *attn_sched_regions(attn_sched_t *sched);
 
 /* Health. Live: the loop has turned within the last seconds. Ready: a serve worker is up (5 s of grace while one
  * restarts) and no drain has begun. */

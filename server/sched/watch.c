@@ -9,7 +9,14 @@
 #include "base/clock.h"
 #include "base/fd.h"
 
-typedef enum watched { WATCHED_INBOX, WATCHED_PROCESS, WATCHED_CONTROL, WATCHED_ERRORS, WATCHED_BELL } watched_t;
+typedef enum watched {
+    WATCHED_INBOX,
+    WATCHED_PROCESS,
+    WATCHED_CONTROL,
+    WATCHED_ERRORS,
+    WATCHED_REGIONS,
+    WATCHED_BELL
+} watched_t;
 
 static uint64_t tag_of(watched_t kind, uint32_t device, attn_lane_t lane, uint32_t incarnation)
 {
@@ -40,8 +47,19 @@ attn_status_t attn_watch_worker(attn_sched_t *sched, attn_sched_device_t *device
     if (status == ATTN_OK)
         status = watch(sched, worker->process.errors, EPOLLIN, tag_of(WATCHED_ERRORS, i, lane, n), err);
     if (status == ATTN_OK)
+        status = watch(sched, worker->regions.fd, EPOLLIN | EPOLLET, tag_of(WATCHED_REGIONS, i, lane, n), err);
+    if (status == ATTN_OK)
         status = watch(sched, worker->done_bell, EPOLLIN | EPOLLET, tag_of(WATCHED_BELL, i, lane, n), err);
     return status;
+}
+
+static void regions_handle(attn_sched_t *sched, attn_worker_t *worker, int64_t now_ns)
+{
+    bool garbage = false;
+    while (!garbage && worker->regions.fd >= 0 && attn_regions_collect(sched->regions, &worker->regions, &garbage)) {
+    }
+    if (garbage)
+        attn_worker_end(worker, ATTN_END_GARBAGE, now_ns);
 }
 
 static void handle(attn_sched_t *sched, uint64_t tag, int64_t now_ns)
@@ -65,6 +83,9 @@ static void handle(attn_sched_t *sched, uint64_t tag, int64_t now_ns)
         /* The end of the pipe comes with the end of the process, which is told apart. */
         if (!attn_process_listen(&worker->process))
             attn_fd_close(&worker->process.errors);
+        break;
+    case WATCHED_REGIONS:
+        regions_handle(sched, worker, now_ns);
         break;
     default:
         return; /* the rings are looked at on every turn */

@@ -19,13 +19,15 @@ enum { BUDGET_STRETCH = 20 };
 #define PROGRESS_NS (1 * ATTN_NS_PER_S)
 
 typedef struct ends {
-    int control[2], job_bell, done_bell, ring;
+    int control[2], regions[2], job_bell, done_bell, ring;
 } ends_t;
 
 static void ends_close(ends_t *ends)
 {
     attn_fd_close(&ends->control[0]);
     attn_fd_close(&ends->control[1]);
+    attn_fd_close(&ends->regions[0]);
+    attn_fd_close(&ends->regions[1]);
     attn_fd_close(&ends->job_bell);
     attn_fd_close(&ends->done_bell);
     attn_fd_close(&ends->ring);
@@ -42,16 +44,19 @@ static attn_status_t spawn(const attn_worker_start_t *start, const ends_t *ends,
         {ends->control[1], ATTN_WORKER_FD_CONTROL}, {ends->ring, ATTN_WORKER_FD_RING},
         {ends->job_bell, ATTN_WORKER_FD_JOB_BELL},  {ends->done_bell, ATTN_WORKER_FD_DONE_BELL},
         {start->input_fd, ATTN_WORKER_FD_INPUT},    {start->output_fd, ATTN_WORKER_FD_OUTPUT},
+        {ends->regions[1], ATTN_WORKER_FD_REGIONS},
     };
     return attn_process_spawn(start->path, (char *const *)argv, fds, sizeof fds / sizeof fds[0], -1, ret, err);
 }
 
 attn_status_t attn_worker_start(attn_worker_t *worker, const attn_worker_start_t *start, attn_error_t *err)
 {
-    ends_t ends = {{-1, -1}, -1, -1, -1};
+    ends_t ends = {{-1, -1}, {-1, -1}, -1, -1, -1};
     attn_ring_t ring = {0};
     attn_process_t process;
     attn_status_t status = attn_fd_seqpacket_pair(ends.control, err);
+    if (status == ATTN_OK)
+        status = attn_fd_seqpacket_pair(ends.regions, err);
     if (status == ATTN_OK)
         status = attn_fd_event(true, &ends.job_bell, err);
     if (status == ATTN_OK)
@@ -74,9 +79,10 @@ attn_status_t attn_worker_start(attn_worker_t *worker, const attn_worker_start_t
         .control = ends.control[0],
         .job_bell = ends.job_bell,
         .done_bell = ends.done_bell,
+        .regions = {.fd = ends.regions[0], .serve = start->run_class == ATTN_CLASS_SERVE},
         .started_ns = attn_clock_ns(),
     };
-    ends.control[0] = ends.job_bell = ends.done_bell = -1;
+    ends.control[0] = ends.regions[0] = ends.job_bell = ends.done_bell = -1;
     ends_close(&ends);
     return ATTN_OK;
 }
@@ -140,6 +146,7 @@ static void job_put(attn_worker_t *worker, attn_request_t *request, uint32_t cou
         .sequences = slot,
         .warmup = request->warmup,
         .repeat = request->repeat ? request->repeat : 1,
+        .signal = request->signal_event,
         .seed = request->seed,
         .spec = request->spec,
         .q = request->q,

@@ -6,6 +6,7 @@
 
 #include "sched/devices.h"
 #include "sched/process.h"
+#include "sched/regions.h"
 #include "sched/request.h"
 #include "worker/ring.h"
 
@@ -52,6 +53,7 @@ typedef struct attn_worker {
     attn_process_t process;
     attn_ring_t ring;
     int control, job_bell, done_bell;
+    attn_region_link_t regions;
     int64_t started_ns, ready_ns, ended_ns;
     int64_t idle_since_ns;
     char complaint[256]; /* what it said before it became unusable */

@@ -12,20 +12,9 @@
 #include <stdint.h>
 
 #include "codec/intake.h"
-#include "config/options.h"
-#include "sched/sched.h"
+#include "transport/front.h"
 
 typedef struct attn_http_call attn_http_call_t;
-struct attn_compare;
-
-/* What the doors share. Owned by main, outlives every door. */
-typedef struct attn_front {
-    const attn_options_t *options;
-    attn_admit_t *admit;
-    attn_sched_t *sched;
-    struct attn_compare *compare;
-} attn_front_t;
-
 typedef enum attn_http_body {
     ATTN_HTTP_BODY_NONE = 0, /* a body is refused with 400 */
     ATTN_HTTP_BODY_TENSORS,  /* x-attn or safetensors: attn_http_intake() */

@@ -15,57 +15,6 @@ typedef struct run {
     attn_http_call_t *call;
 } run_t;
 
-/* Series are looked up once per variant and code; afterwards counting is a few atomic additions. */
-#define VARIANTS_MAX 32
-#define CODES_MAX 48 /* statuses are 0 to -45 */
-static _Atomic(attn_counter_t *) run_counters[VARIANTS_MAX][CODES_MAX];
-static _Atomic(attn_histogram_t *) kernel_histograms[VARIANTS_MAX];
-static _Atomic(attn_histogram_t *) queue_histogram;
-
-static size_t variant_index(const attn_variant_info_t *variant)
-{
-    size_t count, index = 0;
-    const attn_variant_info_t *const *table = attn_variant_table(&count);
-    while (index < count && table[index] != variant) {
-        index++;
-    }
-    return index < VARIANTS_MAX - 1 ? index : VARIANTS_MAX - 1;
-}
-
-static void count_run(const attn_request_t *request)
-{
-    const attn_outcome_t *outcome = &request->outcome;
-    const attn_variant_info_t *variant = outcome->variant != NULL ? outcome->variant : request->variant;
-    const char *name = variant != NULL ? variant->name : "auto";
-    size_t row = variant_index(variant);
-    size_t code = outcome->error.status > -CODES_MAX ? (size_t)-outcome->error.status : CODES_MAX - 1;
-    char labels[128];
-    attn_counter_t *counter = atomic_load_explicit(&run_counters[row][code], memory_order_acquire);
-    if (counter == NULL) {
-        snprintf(labels, sizeof labels, "variant=\"%s\",code=\"%s\"", name, attn_status_name(outcome->error.status));
-        counter = attn_metrics_counter("attnd_attention_requests_total",
-                                       "Attention requests that reached the scheduler, by variant and code", labels);
-        atomic_store_explicit(&run_counters[row][code], counter, memory_order_release);
-    }
-    attn_counter_add(counter, 1);
-    if (outcome->error.status != ATTN_OK) {
-        return;
-    }
-    attn_histogram_t *kernel = atomic_load_explicit(&kernel_histograms[row], memory_order_acquire);
-    attn_histogram_t *queue = atomic_load_explicit(&queue_histogram, memory_order_acquire);
-    if (kernel == NULL) {
-        snprintf(labels, sizeof labels, "variant=\"%s\"", name);
-        kernel = attn_metrics_histogram("attnd_kernel_seconds", "Kernel time of attention requests by variant", labels);
-        atomic_store_explicit(&kernel_histograms[row], kernel, memory_order_release);
-    }
-    if (queue == NULL) {
-        queue = attn_metrics_histogram("attnd_queue_seconds", "Time that attention requests waited for a device", "");
-        atomic_store_explicit(&queue_histogram, queue, memory_order_release);
-    }
-    attn_histogram_observe_ns(kernel, (int64_t)(outcome->timing.kernel_us * 1e3));
-    attn_histogram_observe_ns(queue, (int64_t)outcome->timing.queue_us * ATTN_NS_PER_US);
-}
-
 static void run_complete(attn_request_t *request, void *arg)
 {
     run_t *run = arg;
@@ -75,7 +24,7 @@ static void run_complete(attn_request_t *request, void *arg)
     attn_error_t err;
     void *head;
     size_t head_bytes;
-    count_run(request);
+    attn_front_tally(ATTN_DOOR_HTTP, request);
     if (outcome->variant != NULL) {
         snprintf(call->variant, sizeof call->variant, "%s", outcome->variant->name);
     }
@@ -112,21 +61,6 @@ static void run_gone(attn_http_call_t *call, void *arg)
     attn_sched_cancel(attn_http_front(call)->sched, &run->request);
 }
 
-static attn_status_t find_variant(attn_http_call_t *call, const char *name, const attn_variant_info_t **ret,
-                                  attn_error_t *err)
-{
-    const attn_variant_info_t *variant = NULL;
-    if (name[0] != '\0') {
-        variant = attn_variant_find(name);
-        if (variant == NULL || (variant->test_only && !attn_http_front(call)->options->test_variants)) {
-            return attn_error_set(err, ATTN_ERR_NOT_FOUND,
-                                  "there is no variant \"%s\"; /v1/variants lists them, and auto chooses one", name);
-        }
-    }
-    *ret = variant;
-    return ATTN_OK;
-}
-
 static int64_t deadline_of(const attn_http_call_t *call, const attn_ask_t *ask)
 {
     /* A deadline of more than 100 years is none. */
@@ -145,7 +79,7 @@ void http_attention_handle(attn_http_call_t *call)
     if (ask->id[0] != '\0') {
         memcpy(call->id, ask->id, sizeof call->id);
     }
-    attn_status_t status = find_variant(call, ask->variant, &variant, &err);
+    attn_status_t status = attn_front_variant(attn_http_front(call), ask->variant, &variant, &err);
     int64_t deadline_ns = deadline_of(call, ask);
     if (status == ATTN_OK && deadline_ns != 0 && attn_clock_ns() >= deadline_ns) {
         status = attn_error_set(&err, ATTN_ERR_DEADLINE_EXCEEDED,

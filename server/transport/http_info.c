@@ -11,6 +11,7 @@
 #include "base/clock.h"
 #include "sched/compare.h"
 #include "transport/http_internal.h"
+#include "transport/unix.h"
 
 static const char *state_name(attn_device_state_t state)
 {
@@ -316,6 +317,9 @@ void http_metrics_handle(attn_http_call_t *call)
         write_admit(out, attn_http_front(call)->admit);
         write_sched(out, attn_http_front(call)->sched, view);
         write_compare(out, attn_http_front(call)->compare);
+        if (attn_http_front(call)->socket != NULL) {
+            attn_unix_metrics(attn_http_front(call)->socket, out);
+        }
         write_process(out, http);
         attn_metrics_render(out);
         fclose(out);

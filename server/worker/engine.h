@@ -59,6 +59,9 @@ typedef struct attn_engine_request {
      * the lab class lie in mappings made for this job only, with unmapped pages around each. */
     attn_addresses_t at;
     uint32_t on_device; /* ATTN_TENSOR_… */
+    /* The client's region that each tensor lies in, by the order of the bits; NULL = in an arena. Of host memory in the
+     * serve class: what of it is pinned (worker/client_memory.h). */
+    attn_client_region_t *client[ATTN_MEMORY_TENSORS];
     void *truth;
     uint64_t truth_bytes;
     uint64_t seed; /* FILL: attn_fill_normal(dtype, seed, tensor, …) or the same numbers */
@@ -123,6 +126,7 @@ typedef struct attn_engine_ops {
     /* One piece of background work (pinning, prefaulting) of at most about 3 ms; returns whether there is more. Called
      * when the worker has had nothing to do for a while, and now and then when it never has. May be NULL. */
     bool (*idle)(attn_engine_t *engine);
+    attn_client_memory_ops_t client_memory; /* not on the main thread */
 } attn_engine_ops_t;
 
 extern const attn_engine_ops_t attn_engine_null, attn_engine_cpu;

@@ -99,8 +99,13 @@ static attn_status_t request_take(attn_loop_group_t *held, uint32_t i, const att
         .seed = wire->seed,
         .id = held->job[i].id,
     };
-    attn_status_t status =
-        attn_memory_enter(held->loop->memory, wire, &request->at, &request->truth, &held->window[i], err);
+    attn_status_t status = attn_memory_enter(held->loop->memory, wire, &request->at, &request->truth, request->client,
+                                             &held->window[i], err);
+    for (int t = 0; t < ATTN_MEMORY_TENSORS && status == ATTN_OK; t++)
+        if (request->client[t] && request->client[t]->about.kind != ATTN_REGION_HOST)
+            request->on_device |= 1u << t;
+    if (status == ATTN_OK && wire->signal)
+        status = attn_memory_event(held->loop->memory, wire->signal, &request->after, err);
     return status == ATTN_OK ? job_check(wire, request, err) : status;
 }
 

@@ -110,13 +110,20 @@ static attn_status_t worker_open(const options_t *options, attn_loop_t *loop, at
         status = attn_loop_heartbeat(loop, err);
     if (status == ATTN_OK)
         status = attn_memory_open(options->run_class, ATTN_WORKER_FD_INPUT, ATTN_WORKER_FD_OUTPUT, &loop->memory, err);
+    static attn_client_memory_t *clients; /* for the length of the process */
+    if (status == ATTN_OK)
+        status = attn_client_memory_open(options->run_class, ATTN_WORKER_FD_REGIONS, &clients, err);
     if (status != ATTN_OK)
         return status;
+    attn_memory_clients(loop->memory, clients);
     loop->ops = engine_choose(options->device, err);
     if (!loop->ops)
         return ATTN_ERR_INVALID_ARGUMENT;
     attn_engine_setup_t setup = {options->run_class, options->device, loop->memory, attn_loop_wake, loop};
-    return loop->ops->open(&setup, &loop->engine, ret_about, err);
+    status = loop->ops->open(&setup, &loop->engine, ret_about, err);
+    if (status == ATTN_OK)
+        status = attn_client_memory_start(clients, &loop->ops->client_memory, loop->engine, err);
+    return status;
 }
 
 static int hello_send(const attn_loop_t *loop, const attn_engine_about_t *about, attn_status_t status,

@@ -38,7 +38,8 @@ enum {
     ATTN_WORKER_FD_JOB_BELL = 5,  /* eventfd, front to worker */
     ATTN_WORKER_FD_DONE_BELL = 6, /* eventfd, worker to front */
     ATTN_WORKER_FD_INPUT = 7,
-    ATTN_WORKER_FD_OUTPUT = 8
+    ATTN_WORKER_FD_OUTPUT = 8,
+    ATTN_WORKER_FD_REGIONS = 9 /* SOCK_SEQPACKET: memory of colocated clients (worker/region_wire.h) */
 };
 
 /* What a job does. */
@@ -66,7 +67,7 @@ typedef struct attn_wire_job {
     uint32_t cu_entries;  /* spec.batch + 1 for thd: cu_seqlens_q, then cu_seqlens_k, at `sequences`; else 0 */
     uint32_t sequences;   /* number of the area in the sequence part: attn_ring_sequences() */
     uint32_t warmup, repeat;
-    uint32_t reserved;
+    uint32_t signal; /* number of a client's event (worker/region_wire.h) to record behind the job; 0 = none */
     uint64_t seed;
     char id[64];                      /* the request's, for profilers */
     char variant[ATTN_WIRE_NAME_MAX]; /* RUN */

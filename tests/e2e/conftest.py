@@ -36,9 +36,16 @@ def pb(tmp_path_factory):
     """attn.v1 compiled for Python by an implementation that shares nothing with protobuf-c."""
     out = tmp_path_factory.mktemp("proto")
     subprocess.run([sys.executable, "-m", "grpc_tools.protoc", f"-I{ROOT / 'proto'}", f"--python_out={out}",
-                    str(ROOT / "proto/attn/v1/attention.proto")], check=True, timeout=60)
+                    str(ROOT / "proto/attn/v1/attention.proto"), str(ROOT / "proto/attn/v1/socket.proto")],
+                   check=True, timeout=60)
     sys.path.insert(0, str(out))
     return importlib.import_module("attn.v1.attention_pb2")
+
+
+@pytest.fixture(scope="session")
+def pbs(pb):
+    """The messages of the Unix socket's door."""
+    return importlib.import_module("attn.v1.socket_pb2")
 
 
 def _finish(d, failed):

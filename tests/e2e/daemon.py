@@ -64,7 +64,8 @@ class Daemon:
         clean = {k: v for k, v in os.environ.items() if not k.startswith("ATTND_")}
         clean.update(env or {})
         self.args = [*prefix, str(BIN / "attnd"), "--http-port", "0", "--port-file", str(self.folder / "ports"),
-                     "--grpc-port", "0", "--metrics-port", "0", "--devices", devices, *flags]
+                     "--grpc-port", "0", "--metrics-port", "0", "--devices", devices,
+                     *([] if "--socket" in flags else ["--socket", "none"]), *flags]
         with open(self.log_path, "wb") as log:
             self.process = subprocess.Popen(self.args, stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=clean)
         self.pid = self.process.pid

@@ -75,7 +75,8 @@ static attn_status_t task_run(attn_engine_t *engine, attn_memory_t *memory, task
     t->group.result = (attn_engine_result_t){0};
     t->group.error = (attn_error_t){0};
     t->group.requests = request; /* a task may have been copied */
-    attn_status_t status = attn_memory_enter(memory, &t->wire, &request->at, &request->truth, &window, err);
+    attn_status_t status =
+        attn_memory_enter(memory, &t->wire, &request->at, &request->truth, request->client, &window, err);
     if (status == ATTN_OK) {
         attn_engine_cuda.submit(engine, &t->group);
         poll_until(engine);

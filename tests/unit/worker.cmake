@@ -1,3 +1,4 @@
 # worker: the rings, and a job's memory. A job's memory is the worker program's own file.
 attn_unit_test(test_worker SOURCES unit/worker/test_ring.c ${CMAKE_SOURCE_DIR}/server/worker/memory.c
+  ${CMAKE_SOURCE_DIR}/server/worker/client_memory.c
   LIBRARIES attnd_wire)

@@ -95,6 +95,11 @@ void attn_sched_cancel(attn_sched_t *sched, attn_request_t *request)
     atomic_store(&request->cancelled, true);
 }
 
+attn_regions_t *attn_sched_regions(attn_sched_t *sched)
+{
+    return NULL;
+}
+
 bool attn_sched_live(attn_sched_t *sched)
 {
     return true;

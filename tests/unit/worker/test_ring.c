@@ -320,6 +320,7 @@ START_TEST(a_lab_job_sees_its_own_pages_only)
     attn_error_t err;
     attn_addresses_t at;
     void *truth;
+    attn_client_region_t *clients[ATTN_MEMORY_TENSORS];
     attn_memory_window_t window;
     ck_assert_int_eq(attn_arena_create("in", 1 << 20, &input, &err), ATTN_OK);
     ck_assert_int_eq(attn_arena_create("out", 1 << 20, &output, &err), ATTN_OK);
@@ -327,7 +328,7 @@ START_TEST(a_lab_job_sees_its_own_pages_only)
                      ATTN_OK);
     attn_wire_job_t job = memory_job(ATTN_OP_RUN);
     attn_arena_base(input)[8192] = 42;
-    ck_assert_int_eq(attn_memory_enter(memory, &job, &at, &truth, &window, &err), ATTN_OK);
+    ck_assert_int_eq(attn_memory_enter(memory, &job, &at, &truth, clients, &window, &err), ATTN_OK);
     ck_assert_int_eq(((char *)at.k)[0], 42);
     ck_assert_ptr_null(at.lse);
     ck_assert_ptr_null(truth);
@@ -341,17 +342,17 @@ START_TEST(a_lab_job_sees_its_own_pages_only)
     ck_assert(faults((char *)at.q + 4096, false));
     attn_memory_leave(&window);
     job.op = ATTN_OP_FILL;
-    ck_assert_int_eq(attn_memory_enter(memory, &job, &at, &truth, &window, &err), ATTN_OK);
+    ck_assert_int_eq(attn_memory_enter(memory, &job, &at, &truth, clients, &window, &err), ATTN_OK);
     ck_assert(!faults(at.q, true));
     attn_memory_leave(&window);
     job.o.offset = 1 << 20;
-    ck_assert_int_eq(attn_memory_enter(memory, &job, &at, &truth, &window, &err), ATTN_ERR_INTERNAL);
+    ck_assert_int_eq(attn_memory_enter(memory, &job, &at, &truth, clients, &window, &err), ATTN_ERR_INTERNAL);
     job = memory_job(ATTN_OP_RUN);
     job.q.bytes = UINT64_MAX;
-    ck_assert_int_eq(attn_memory_enter(memory, &job, &at, &truth, &window, &err), ATTN_ERR_INTERNAL);
+    ck_assert_int_eq(attn_memory_enter(memory, &job, &at, &truth, clients, &window, &err), ATTN_ERR_INTERNAL);
     job = memory_job(ATTN_OP_RUN);
     job.q.region = 99;
-    ck_assert_int_eq(attn_memory_enter(memory, &job, &at, &truth, &window, &err), ATTN_ERR_INTERNAL);
+    ck_assert_int_eq(attn_memory_enter(memory, &job, &at, &truth, clients, &window, &err), ATTN_ERR_INTERNAL);
     attn_memory_close(memory);
     attn_memory_close(NULL);
     attn_arena_destroy(input);
@@ -366,6 +367,7 @@ START_TEST(a_serve_worker_cannot_write_inputs)
     attn_error_t err;
     attn_addresses_t at;
     void *truth;
+    attn_client_region_t *clients[ATTN_MEMORY_TENSORS];
     attn_memory_window_t window;
     uint64_t bytes;
     ck_assert_int_eq(attn_arena_create("in", 1 << 20, &input, &err), ATTN_OK);
@@ -373,14 +375,14 @@ START_TEST(a_serve_worker_cannot_write_inputs)
     ck_assert_int_eq(attn_memory_open(ATTN_CLASS_SERVE, attn_arena_fd(input), attn_arena_fd(output), &memory, &err),
                      ATTN_OK);
     attn_wire_job_t job = memory_job(ATTN_OP_RUN);
-    ck_assert_int_eq(attn_memory_enter(memory, &job, &at, &truth, &window, &err), ATTN_OK);
+    ck_assert_int_eq(attn_memory_enter(memory, &job, &at, &truth, clients, &window, &err), ATTN_OK);
     ck_assert_ptr_eq(at.k, (char *)attn_memory_arena(memory, ATTN_REGION_INPUT, &bytes) + 8192);
     ck_assert_uint_eq(bytes, 1 << 20);
     ck_assert(faults(at.q, true));
     ck_assert(!faults(at.o, true));
     attn_memory_leave(&window);
     job.op = ATTN_OP_FILL;
-    ck_assert_int_eq(attn_memory_enter(memory, &job, &at, &truth, &window, &err), ATTN_OK);
+    ck_assert_int_eq(attn_memory_enter(memory, &job, &at, &truth, clients, &window, &err), ATTN_OK);
     memset(at.q, 3, 4096);
     ck_assert_int_eq(attn_arena_base(input)[4095], 3);
     attn_memory_leave(&window);

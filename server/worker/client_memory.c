@@ -1,0 +1,265 @@
+/* worker/client_memory.c: see client_memory.h. */
+#include "worker/client_memory.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "base/fd.h"
+
+/* Pinning stalls launches (54 to 214 ms per GiB on H100 machines): it may take a quarter of the time. */
+enum { PIN_REST = 3 };
+#define FIND_NS (5 * ATTN_NS_PER_S)
+
+struct attn_client_memory {
+    attn_variant_class_t run_class;
+    int fd;
+    const attn_client_memory_ops_t *ops;
+    struct attn_engine *engine;
+    pthread_mutex_t lock; /* of the table */
+    pthread_cond_t arrived;
+    pthread_mutex_t pin_lock;
+    uint32_t high; /* slots below have been used */
+    attn_client_region_t *table[ATTN_REGIONS_MAX];
+    /* The thread's own: regions with something left to pin. */
+    uint32_t unpinned_count, unpinned[ATTN_REGIONS_MAX];
+};
+
+attn_status_t attn_client_memory_open(attn_variant_class_t run_class, int fd, attn_client_memory_t **ret,
+                                      attn_error_t *err)
+{
+    attn_client_memory_t *memory = calloc(1, sizeof *memory);
+    if (!memory)
+        return attn_error_set(err, ATTN_ERR_NO_MEMORY, "no memory for the table of client regions");
+    memory->run_class = run_class;
+    memory->fd = fd;
+    pthread_mutex_init(&memory->lock, NULL);
+    pthread_mutex_init(&memory->pin_lock, NULL);
+    pthread_condattr_t attributes;
+    pthread_condattr_init(&attributes);
+    pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
+    pthread_cond_init(&memory->arrived, &attributes);
+    pthread_condattr_destroy(&attributes);
+    *ret = memory;
+    return ATTN_OK;
+}
+
+static attn_status_t host_map(const attn_client_memory_t *memory, attn_client_region_t *region, attn_error_t *err)
+{
+    struct stat about;
+    if (region->fd < 0 || fstat(region->fd, &about) != 0 || (uint64_t)about.st_size < region->about.bytes)
+        return attn_error_set(err, ATTN_ERR_INTERNAL, "a region's memory did not come with it");
+    if (memory->run_class != ATTN_CLASS_SERVE)
+        return ATTN_OK;
+    int protection = region->about.writable ? PROT_READ | PROT_WRITE : PROT_READ;
+    char *map = mmap(NULL, region->about.bytes, protection, MAP_SHARED | MAP_NORESERVE, region->fd, 0);
+    if (map == MAP_FAILED)
+        return attn_error_set(err, ATTN_ERR_NO_MEMORY, "a region of %llu bytes cannot be mapped: %s",
+                              (unsigned long long)region->about.bytes, strerror(errno));
+    region->host = map;
+    return ATTN_OK;
+}
+
+static attn_status_t region_open(const attn_client_memory_t *memory, attn_client_region_t *region, attn_error_t *err)
+{
+    attn_status_t status = ATTN_OK;
+    if (region->about.kind == ATTN_REGION_HOST)
+        status = host_map(memory, region, err);
+    else if (!memory->ops->add)
+        status = attn_error_set(err, ATTN_ERR_FAILED_PRECONDITION, "this device has no CUDA memory");
+    if (status == ATTN_OK && memory->ops->add)
+        status = memory->ops->add(memory->engine, region, err);
+    return status;
+}
+
+static void region_free(const attn_client_memory_t *memory, attn_client_region_t *region)
+{
+    if (region->error.status == ATTN_OK && memory->ops->drop)
+        memory->ops->drop(memory->engine, region);
+    if (region->host)
+        munmap(region->host, region->about.bytes);
+    attn_fd_close(&region->fd);
+    free(region);
+}
+
+static void region_add(attn_client_memory_t *memory, const attn_region_order_t *order, int fd,
+                       attn_region_report_t *report)
+{
+    uint32_t i = order->number - ATTN_REGION_CLIENT_FIRST;
+    attn_client_region_t *region = calloc(1, sizeof *region);
+    attn_error_t err = {0};
+    if (!region) {
+        attn_fd_close(&fd);
+        report->status = attn_error_set(&err, ATTN_ERR_NO_MEMORY, "no memory for a region");
+    } else {
+        region->about = *order;
+        region->fd = fd;
+        report->status = region_open(memory, region, &err);
+        if (report->status != ATTN_OK)
+            region->error = err;
+        pthread_mutex_lock(&memory->lock);
+        memory->table[i] = region;
+        memory->high = i >= memory->high ? i + 1 : memory->high;
+        pthread_cond_broadcast(&memory->arrived);
+        pthread_mutex_unlock(&memory->lock);
+        if (report->status == ATTN_OK && region->host && memory->ops->pin)
+            memory->unpinned[memory->unpinned_count++] = i;
+    }
+    if (report->status != ATTN_OK)
+        snprintf(report->message, sizeof report->message, "%.*s", (int)sizeof report->message - 1, err.message);
+}
+
+static void region_drop(attn_client_memory_t *memory, uint32_t number)
+{
+    uint32_t i = number - ATTN_REGION_CLIENT_FIRST;
+    for (uint32_t n = 0; n < memory->unpinned_count; n++)
+        if (memory->unpinned[n] == i)
+            memory->unpinned[n] = memory->unpinned[--memory->unpinned_count];
+    pthread_mutex_lock(&memory->lock);
+    attn_client_region_t *region = memory->table[i];
+    memory->table[i] = NULL;
+    pthread_mutex_unlock(&memory->lock);
+    if (region)
+        region_free(memory, region);
+}
+
+/* Returns the descriptor that came, or -1. */
+static int order_receive(int fd, attn_region_order_t *ret, ssize_t *ret_bytes)
+{
+    union {
+        struct cmsghdr head;
+        char bytes[CMSG_SPACE(sizeof(int))];
+    } control;
+    struct iovec part = {ret, sizeof *ret};
+    struct msghdr message = {
+        .msg_iov = &part, .msg_iovlen = 1, .msg_control = control.bytes, .msg_controllen = sizeof control.bytes};
+    *ret_bytes = recvmsg(fd, &message, MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
+    struct cmsghdr *head = *ret_bytes > 0 ? CMSG_FIRSTHDR(&message) : NULL;
+    int came = -1;
+    if (head && head->cmsg_level == SOL_SOCKET && head->cmsg_type == SCM_RIGHTS)
+        memcpy(&came, CMSG_DATA(head), sizeof came);
+    return came;
+}
+
+/* Returns false when the front is gone; the heartbeat ends the process then. */
+static bool order_obey(attn_client_memory_t *memory)
+{
+    attn_region_order_t order;
+    ssize_t got;
+    int fd = order_receive(memory->fd, &order, &got);
+    if (got < 0)
+        return errno == EAGAIN || errno == EINTR;
+    if (got != (ssize_t)sizeof order || order.number < ATTN_REGION_CLIENT_FIRST ||
+        order.number - ATTN_REGION_CLIENT_FIRST >= ATTN_REGIONS_MAX) {
+        attn_fd_close(&fd);
+        return got > 0;
+    }
+    attn_region_report_t report = {.op = order.op, .number = order.number};
+    if (order.op == ATTN_REGION_ADD) {
+        region_add(memory, &order, fd, &report);
+    } else {
+        attn_fd_close(&fd);
+        region_drop(memory, order.number);
+    }
+    return send(memory->fd, &report, sizeof report, MSG_NOSIGNAL) == (ssize_t)sizeof report;
+}
+
+/* Pins one piece of the region that came last; returns for how long to rest. */
+static int64_t pin_one(attn_client_memory_t *memory)
+{
+    attn_client_region_t *region = memory->table[memory->unpinned[memory->unpinned_count - 1]];
+    int64_t began = attn_clock_ns();
+    pthread_mutex_lock(&memory->pin_lock);
+    bool more = memory->ops->pin(memory->engine, region);
+    pthread_mutex_unlock(&memory->pin_lock);
+    if (!more)
+        memory->unpinned_count--;
+    return PIN_REST * (attn_clock_ns() - began);
+}
+
+static void *memory_main(void *arg)
+{
+    attn_client_memory_t *memory = arg;
+    prctl(PR_SET_NAME, "regions");
+    int64_t pin_ns = 0; /* when the next piece may be pinned */
+    for (;;) {
+        int64_t now = attn_clock_ns();
+        if (memory->unpinned_count > 0 && now >= pin_ns)
+            pin_ns = attn_clock_ns() + pin_one(memory);
+        struct pollfd orders = {.fd = memory->fd, .events = POLLIN};
+        int64_t rest_ms = (pin_ns - now + ATTN_NS_PER_MS - 1) / ATTN_NS_PER_MS;
+        int timeout = memory->unpinned_count == 0 ? -1 : rest_ms > 0 ? (int)rest_ms : 0;
+        if (poll(&orders, 1, timeout) > 0 && !order_obey(memory))
+            return NULL;
+    }
+}
+
+attn_status_t attn_client_memory_start(attn_client_memory_t *memory, const attn_client_memory_ops_t *ops,
+                                       struct attn_engine *engine, attn_error_t *err)
+{
+    pthread_t thread;
+    memory->ops = ops;
+    memory->engine = engine;
+    int failed = pthread_create(&thread, NULL, memory_main, memory);
+    if (failed)
+        return attn_error_set(err, ATTN_ERR_SYSTEM, "cannot start the regions' thread: %s", strerror(failed));
+    pthread_detach(thread);
+    return ATTN_OK;
+}
+
+attn_status_t attn_client_memory_find(attn_client_memory_t *memory, uint32_t number, attn_client_region_t **ret,
+                                      attn_error_t *err)
+{
+    uint32_t i = number - ATTN_REGION_CLIENT_FIRST;
+    if (number < ATTN_REGION_CLIENT_FIRST || i >= ATTN_REGIONS_MAX)
+        return attn_error_set(err, ATTN_ERR_INTERNAL, "a tensor's region has a number that no region has");
+    pthread_mutex_lock(&memory->lock);
+    if (!memory->table[i]) {
+        int64_t until_ns = attn_clock_ns() + FIND_NS;
+        struct timespec until = {until_ns / ATTN_NS_PER_S, until_ns % ATTN_NS_PER_S};
+        int late = 0;
+        while (!memory->table[i] && !late)
+            late = pthread_cond_timedwait(&memory->arrived, &memory->lock, &until);
+    }
+    attn_client_region_t *region = memory->table[i];
+    pthread_mutex_unlock(&memory->lock);
+    if (!region)
+        return attn_error_set(err, ATTN_ERR_INTERNAL, "a tensor's region was not announced");
+    if (region->error.status != ATTN_OK)
+        return attn_error_set(err, region->error.status, "%s", region->error.message);
+    *ret = region;
+    return ATTN_OK;
+}
+
+attn_client_region_t *attn_client_memory_at(attn_client_memory_t *memory, const void *address)
+{
+    const char *at = address;
+    attn_client_region_t *found = NULL;
+    pthread_mutex_lock(&memory->lock);
+    for (uint32_t i = 0; i < memory->high && !found; i++) {
+        attn_client_region_t *region = memory->table[i];
+        if (region && region->host && at >= region->host && (uint64_t)(at - region->host) < region->about.bytes)
+            found = region;
+    }
+    pthread_mutex_unlock(&memory->lock);
+    return found;
+}
+
+void attn_client_memory_pin_lock(attn_client_memory_t *memory)
+{
+    pthread_mutex_lock(&memory->pin_lock);
+}
+
+void attn_client_memory_pin_unlock(attn_client_memory_t *memory)
+{
+    pthread_mutex_unlock(&memory->pin_lock);
+}
