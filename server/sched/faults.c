@@ -169,7 +169,7 @@ void attn_sched_judge_lost(attn_sched_t *sched, attn_sched_device_t *device, att
     uint32_t count = jobs_take(sched, worker, jobs);
     for (uint32_t i = 0; i < count; i++) {
         attn_admit_leak(jobs[i].request->ticket);
-        attn_sched_fail(sched, jobs[i].request, ATTN_ERR_WORKER_DIED,
-                        "the device was lost while it ran this request: %s", device->why);
+        attn_sched_fail(sched, jobs[i].request, ATTN_ERR_UNAVAILABLE,
+                        "the device was lost while it ran this request: %s; try again", device->why);
     }
 }

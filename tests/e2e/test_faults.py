@@ -126,6 +126,8 @@ def test_only_the_guilty_request_fails(start, variant):
             assert answer.status in (500, 503, 504), answer
             # SIGKILL is what the kernel sends when memory is short: nobody's fault, so nobody is named.
             assert (variant if variant != "test_kill_serve" else "SIGKILL") in answer.json()["error"], answer
+            # Sent again it would do the same.
+            assert answer.json()["retryable"] is (variant == "test_kill_serve"), answer
     finally:
         right, retryable = clients.stop()
     assert right > 0 and retryable == 0, (right, retryable)

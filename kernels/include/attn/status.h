@@ -37,7 +37,7 @@ typedef enum attn_status {
     ATTN_ERR_INTERNAL = -40,    /* a defect or a failed kernel                     500 */
     ATTN_ERR_NO_MEMORY = -41,   /* host or device memory                           500 */
     ATTN_ERR_DEVICE = -42,      /* CUDA error; the context may be unusable         500 */
-    ATTN_ERR_WORKER_DIED = -43, /* the worker process ended while it ran the job   500 */
+    ATTN_ERR_WORKER_DIED = -43, /* the job alone ended its worker process         500 */
     ATTN_ERR_SYSTEM = -44,      /* a system call failed; errno is in the sentence  500 */
     ATTN_ERR_CONNECTION = -45   /* client side: cannot reach or lost the server        */
 } attn_status_t;

@@ -62,6 +62,7 @@ START_TEST(statuses)
             ck_assert(!attn_status_retryable(rows[i].status));
     }
     ck_assert(attn_status_retryable(ATTN_ERR_UNAVAILABLE));
+    ck_assert(!attn_status_retryable(ATTN_ERR_WORKER_DIED)); /* it ran alone, and would again */
     ck_assert_str_eq(attn_status_name((attn_status_t)-999), "UNKNOWN");
     ck_assert_int_eq(attn_status_http((attn_status_t)-999), 500);
 }

@@ -307,7 +307,7 @@ START_TEST(lost_device_leaks_the_places_of_its_job)
     worker->jobs = worker->groups = 1;
     device->worker[ATTN_LANE_SERVE].state = ATTN_WORKER_ENDING;
     attn_sched_judge_lost(&sched, device, ATTN_LANE_SERVE);
-    ck_assert_int_eq(lost_status, ATTN_ERR_WORKER_DIED);
+    ck_assert_int_eq(lost_status, ATTN_ERR_UNAVAILABLE);
     ck_assert_uint_eq(view_of(admit).leaked, MIB);
     ck_assert_uint_eq(view_of(admit).output_used, MIB);
     ck_assert_uint_eq(view_of(admit).input_used, 0);
