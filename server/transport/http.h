@@ -49,6 +49,10 @@ attn_intake_t *attn_http_intake(attn_http_call_t *call); /* NULL when there were
  * *ret_compare (may be NULL). */
 const char *attn_http_json(attn_http_call_t *call, size_t *ret_bytes, const attn_compare_ask_t **ret_compare);
 
+/* Whether the caller wants protobuf rather than JSON (Accept). */
+#define ATTN_HTTP_PROTOBUF "application/x-protobuf"
+bool attn_http_wants_protobuf(attn_http_call_t *call);
+
 /* ---- how a handler answers ------------------------------------------------------------------------ */
 
 /* Before the reply: a header of the answer. Copied; at most 8, values up to 200 bytes. */

@@ -9,20 +9,10 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "codec/listing.h"
 #include "sched/compare.h"
 #include "transport/http_internal.h"
 #include "transport/unix.h"
-
-static const char *state_name(attn_device_state_t state)
-{
-    static const char *const names[] = {"starting", "ready", "restarting", "lost"};
-    return names[state];
-}
-
-static const char *kind_name(attn_device_kind_t kind)
-{
-    return kind == ATTN_DEVICE_CUDA ? "cuda" : "cpu";
-}
 
 static attn_sched_view_t *take_view(attn_http_call_t *call)
 {
@@ -46,95 +36,6 @@ static void reply(attn_http_call_t *call, json_t *root)
 
 /* ---- GET /v1/variants ---- */
 
-static bool runs_on(const attn_variant_info_t *info, const attn_device_t *device)
-{
-    return (info->devices & 1u << device->kind) != 0 &&
-           (device->kind != ATTN_DEVICE_CUDA || (device->arch >= info->arch_min && device->arch <= info->arch_max));
-}
-
-static const attn_quarantine_view_t *quarantine_of(const attn_sched_view_t *view, const attn_variant_info_t *info)
-{
-    for (uint32_t i = 0; i < view->quarantine_count; i++) {
-        if (view->quarantine[i].variant == info) {
-            return &view->quarantine[i];
-        }
-    }
-    return NULL;
-}
-
-static void add_names(json_t *row, const attn_variant_info_t *info)
-{
-    json_t *dtypes = json_array(), *features = json_array(), *devices = json_array();
-    for (uint32_t dtype = ATTN_DTYPE_F16; dtype < ATTN_DTYPE_COUNT; dtype++) {
-        if ((info->dtypes & 1u << dtype) != 0) {
-            json_array_append_new(dtypes, json_string(attn_dtype_name((attn_dtype_t)dtype)));
-        }
-    }
-    for (uint32_t feature = 1; feature <= ATTN_FEATURES_ALL; feature <<= 1) {
-        if ((info->features & feature) != 0) {
-            json_array_append_new(features, json_string(attn_feature_name(feature)));
-        }
-    }
-    for (int kind = ATTN_DEVICE_CPU; kind <= ATTN_DEVICE_CUDA; kind++) {
-        if ((info->devices & 1u << kind) != 0) {
-            json_array_append_new(devices, json_string(kind_name((attn_device_kind_t)kind)));
-        }
-    }
-    json_object_set_new(row, "dtypes", dtypes);
-    json_object_set_new(row, "features", features);
-    json_object_set_new(row, "devices", devices);
-}
-
-static json_t *variant_row(const attn_variant_info_t *info, const attn_sched_view_t *view)
-{
-    const attn_quarantine_view_t *quarantine = quarantine_of(view, info);
-    json_t *available = json_array();
-    bool fits = false;
-    for (uint32_t i = 0; i < view->device_count; i++) {
-        bool here = runs_on(info, &view->devices[i].device);
-        fits = fits || here;
-        if (here && view->devices[i].state != ATTN_DEVICE_LOST) {
-            json_array_append_new(available, json_string(view->devices[i].device.uuid));
-        }
-    }
-    bool quarantined = quarantine != NULL && quarantine->active;
-    const char *unavailable = quarantined                      ? "quarantined"
-                              : json_array_size(available) > 0 ? ""
-                              : fits                           ? "its device is lost"
-                              : view->device_count == 0        ? "no device is up"
-                                                               : "no device here can run it";
-    json_t *row = json_pack(
-        "{s:s, s:s, s:s, s:b, s:b, s:s, s:i, s:i, s:i, s:i, s:i, s:o, s:s, s:b}", "name", info->name, "summary",
-        info->summary, "deprecated_for", info->deprecated_for != NULL ? info->deprecated_for : "", "test_only",
-        info->test_only, "auto_select", info->auto_select, "class", info->run_class == ATTN_CLASS_LAB ? "lab" : "serve",
-        "arch_min", info->arch_min, "arch_max", info->arch_max, "d_min", (int)info->d_min, "d_max", (int)info->d_max,
-        "d_multiple", (int)info->d_multiple, "available_on", available, "unavailable", unavailable, "quarantined",
-        quarantined);
-    add_names(row, info);
-    if (quarantine != NULL) {
-        json_object_set_new(row, "quarantine",
-                            json_pack("{s:i, s:b, s:I, s:s}", "strikes", (int)quarantine->strikes, "active",
-                                      quarantine->active, "expires_in_ms", (json_int_t)quarantine->expires_in_ms, "why",
-                                      quarantine->why));
-    }
-    return row;
-}
-
-static json_t *device_rows(const attn_sched_view_t *view)
-{
-    json_t *rows = json_array();
-    for (uint32_t i = 0; i < view->device_count; i++) {
-        const attn_device_view_t *device = &view->devices[i];
-        json_t *row = json_pack("{s:s, s:s, s:s, s:i, s:s, s:I, s:i, s:i, s:s, s:s}", "uuid", device->device.uuid,
-                                "name", device->device.name, "kind", kind_name(device->device.kind), "arch",
-                                device->device.arch, "state", state_name(device->state), "memory_bytes",
-                                (json_int_t)device->device.memory_bytes, "restarts", (int)device->restarts, "serve_pid",
-                                device->serve_pid, "driver", device->driver, "why", device->why);
-        json_array_append_new(rows, row);
-    }
-    return rows;
-}
-
 void http_variants_handle(attn_http_call_t *call)
 {
     attn_front_t *front = attn_http_front(call);
@@ -142,21 +43,23 @@ void http_variants_handle(attn_http_call_t *call)
     if (view == NULL) {
         return;
     }
-    size_t count;
-    const attn_variant_info_t *const *table = attn_variant_table(&count);
-    json_t *variants = json_array();
-    for (size_t i = 0; i < count; i++) {
-        if (!table[i]->test_only || front->options->test_variants) {
-            json_array_append_new(variants, variant_row(table[i], view));
-        }
-    }
     attn_admit_view_t admit;
     attn_admit_view(front->admit, &admit);
-    json_t *limits =
-        json_pack("{s:I, s:I, s:i}", "max_request_bytes", (json_int_t)admit.max_request_bytes, "max_metadata_bytes",
-                  (json_int_t)front->options->max_metadata_bytes, "head_dim_max", ATTN_HEAD_DIM_MAX);
-    reply(call, json_pack("{s:o, s:o, s:o, s:s}", "variants", variants, "devices", device_rows(view), "limits", limits,
-                          "version", ATTND_VERSION));
+    const attn_listing_t listing = {
+        .view = view,
+        .test_variants = front->options->test_variants,
+        .max_request_bytes = admit.max_request_bytes,
+        .max_metadata_bytes = front->options->max_metadata_bytes,
+    };
+    void *data = NULL;
+    size_t bytes = 0;
+    if (!attn_http_wants_protobuf(call)) {
+        reply(call, attn_listing_json(&listing));
+    } else if (attn_listing_proto(&listing, &data, &bytes)) {
+        attn_http_reply_bytes(call, 200, ATTN_HTTP_PROTOBUF, data, bytes);
+    } else {
+        reply(call, NULL);
+    }
     free(view);
 }
 
@@ -201,7 +104,7 @@ void http_status_handle(attn_http_call_t *call)
                     (double)(attn_clock_ns() - http->started_ns) * 1e-9, "live", attn_sched_live(front->sched), "ready",
                     attn_sched_ready(front->sched), "draining", atomic_load(&http->draining), "queued",
                     (int)view->queued, "running", (int)view->running, "connections", (int)connections, "calls",
-                    (int)atomic_load(&http->open_calls), "arena", arena, "devices", device_rows(view)));
+                    (int)atomic_load(&http->open_calls), "arena", arena, "devices", attn_listing_devices(view)));
     free(view);
 }
 

@@ -14,15 +14,8 @@
 #include "transport/http.h"
 
 #define EVENT_KEEPALIVE_NS (15 * ATTN_NS_PER_S) /* also finds out that the reader left */
-#define PROTOBUF_TYPE "application/x-protobuf"
 
 /* ---- answers about a job ---- */
-
-static bool wants_protobuf(attn_http_call_t *call)
-{
-    const char *accept = attn_http_header(call, "Accept");
-    return accept != NULL && (strstr(accept, PROTOBUF_TYPE) != NULL || strstr(accept, "application/protobuf") != NULL);
-}
 
 static void reply_no_memory(attn_http_call_t *call)
 {
@@ -37,7 +30,7 @@ static void reply_job(attn_http_call_t *call, int http_status, const attn_compar
         void *data = NULL;
         size_t bytes = 0;
         if (attn_compare_proto_write(view, &data, &bytes)) {
-            attn_http_reply_bytes(call, http_status, PROTOBUF_TYPE, data, bytes);
+            attn_http_reply_bytes(call, http_status, ATTN_HTTP_PROTOBUF, data, bytes);
         } else {
             reply_no_memory(call);
         }
@@ -61,7 +54,7 @@ static void reply_job_now(attn_http_call_t *call, const char *id, int http_statu
     } else if (attn_compare_view(attn_http_front(call)->compare, id, view, &error) != ATTN_OK) {
         attn_http_reply_error(call, &error, NULL);
     } else {
-        reply_job(call, http_status, view, wants_protobuf(call));
+        reply_job(call, http_status, view, attn_http_wants_protobuf(call));
     }
     free(view);
 }
@@ -100,7 +93,7 @@ static void job_wait(attn_http_call_t *call, const char *id, uint64_t seen, bool
         reply_no_memory(call);
         return;
     }
-    *waiter = (waiter_t){call, attn_http_front(call)->compare, "", wants_protobuf(call), posted};
+    *waiter = (waiter_t){call, attn_http_front(call)->compare, "", attn_http_wants_protobuf(call), posted};
     snprintf(waiter->id, sizeof(waiter->id), "%s", id);
     attn_http_park(call, posted ? waiter_gone : NULL, waiter);
     if (attn_compare_watch(waiter->compare, id, seen, posted, attn_clock_ns() + wait_ms * ATTN_NS_PER_MS, waiter_tell,

@@ -20,6 +20,13 @@ void http_reply_drop(http_reply_t *reply)
     *reply = (http_reply_t){0};
 }
 
+bool attn_http_wants_protobuf(attn_http_call_t *call)
+{
+    const char *accept = attn_http_header(call, "Accept");
+    return accept != NULL &&
+           (strstr(accept, ATTN_HTTP_PROTOBUF) != NULL || strstr(accept, "application/protobuf") != NULL);
+}
+
 void attn_http_reply_header(attn_http_call_t *call, const char *name, const char *value)
 {
     http_reply_t *reply = &call->reply;
