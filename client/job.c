@@ -114,6 +114,7 @@ void attn_job_end(attn_job_t *job)
     if (job->kind == ATTN_JOB_RUN && !job->waited) {
         job->listed = true;
         list_append(&local->finished, job);
+        pthread_cond_broadcast(&local->moved);
         if (local->event_fd >= 0) {
             eventfd_write(local->event_fd, 1);
         }
@@ -251,18 +252,13 @@ bool attn_job_until(attn_job_t *job, int64_t until_ns)
     return done;
 }
 
-void attn_local_stir(attn_local_t *local)
+void attn_local_stir(attn_local_t *local, int64_t until_ns)
 {
-    const int64_t moment_ns = 1000000;
     if (!local->leading) {
-        lead(local, NULL, attn_now_ns() + moment_ns);
+        lead(local, NULL, until_ns);
         return;
     }
-    struct timespec until;
-    clock_gettime(CLOCK_REALTIME, &until);
-    until.tv_nsec += moment_ns;
-    until.tv_sec += until.tv_nsec / 1000000000;
-    until.tv_nsec %= 1000000000;
+    struct timespec until = {until_ns / 1000000000, until_ns % 1000000000};
     pthread_cond_timedwait(&local->moved, &local->lock, &until);
 }
 
@@ -324,6 +320,26 @@ attn_status_t attn_job_wait(attn_job_t *job, int timeout_ms, attn_client_answer_
         *err = job->error;
     }
     return job->status;
+}
+
+attn_job_t *attn_client_next(attn_client_t *client, int64_t timeout_us)
+{
+    attn_local_t *local = attn_local_of(client, "waiting", NULL);
+    int64_t until = attn_now_ns() + (timeout_us >= 0 ? timeout_us * 1000 : FOREVER_NS);
+    if (local == NULL) {
+        return NULL;
+    }
+    pthread_mutex_lock(&local->lock);
+    while (local->finished.first == NULL && local->connected && local->in_ring + local->by_message > 0 &&
+           attn_now_ns() < until) {
+        attn_local_stir(local, until);
+    }
+    attn_job_t *job = local->finished.first;
+    if (job != NULL) {
+        attn_job_unlist(job);
+    }
+    pthread_mutex_unlock(&local->lock);
+    return job;
 }
 
 void attn_job_cancel(attn_job_t *job)

@@ -68,7 +68,11 @@ attn_status_t attn_local_open(const char *path, const attn_client_options_t *opt
         return status;
     }
     pthread_mutex_init(&local->lock, NULL);
-    pthread_cond_init(&local->moved, NULL);
+    pthread_condattr_t monotonic;
+    pthread_condattr_init(&monotonic);
+    pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
+    pthread_cond_init(&local->moved, &monotonic);
+    pthread_condattr_destroy(&monotonic);
     *ret = local;
     return ATTN_OK;
 }

@@ -125,8 +125,8 @@ attn_status_t attn_job_publish(attn_local_t *local, attn_job_kind_t kind, attn_s
                                attn_job_t **ret, attn_client_error_t *err);
 /* Waits until then; true when the job is done. */
 bool attn_job_until(attn_job_t *job, int64_t until_ns);
-/* Lock held, and let go of meanwhile: stays until some job ends, or a moment. */
-void attn_local_stir(attn_local_t *local);
+/* Lock held, and let go of meanwhile: stays until some job ends, or something else moved, or then. */
+void attn_local_stir(attn_local_t *local, int64_t until_ns);
 /* A message and its answer, waited for. Lock not held. */
 attn_status_t attn_local_call(attn_local_t *local, Attn__V1__SocketRequest *message, int fd,
                               Attn__V1__SocketAnswer **ret, int ret_fds[ATTN_LINK_FDS], int *ret_fd_count,

@@ -9,6 +9,7 @@
 
 #define SLICE_NS INT64_C(200000000) /* the caller's progress is told so often */
 #define RETRY_EVERY_MS 20
+#define ROOM_NS INT64_C(1000000) /* where nothing more can be in flight, room is looked for so often */
 
 enum { TENSOR_COUNT = 5, OUTPUTS_FROM = 3 };
 
@@ -174,7 +175,7 @@ static attn_status_t run_once(attn_local_t *local, const attn_client_request_t *
         if (!full) {
             break;
         }
-        attn_local_stir(local);
+        attn_local_stir(local, attn_now_ns() + ROOM_NS);
     }
     pthread_mutex_unlock(&local->lock);
     *ret_sent = status == ATTN_OK;

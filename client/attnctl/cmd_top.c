@@ -37,8 +37,8 @@ static const figure_t totals[] = {
     {"queue_p99_us", "queue p99 us", "attnd_queue_seconds", P99, NULL, 1e6},
     {"http_p50_us", "http p50 us", "attnd_http_request_seconds", P50, "route=\"/v1/attention\"", 1e6},
     {"http_p99_us", "http p99 us", "attnd_http_request_seconds", P99, "route=\"/v1/attention\"", 1e6},
-    {"group_mean", "group mean", "attnd_group_requests", MEAN, NULL, 1},
-    {"group_p99", "group p99", "attnd_group_requests", P99, NULL, 1},
+    {"group_mean", "group mean", "attnd_group_size", MEAN, NULL, 1},
+    {"group_p99", "group p99", "attnd_group_size", P99, NULL, 1},
     {"tokens_per_s", "tokens/s", "attnd_device_tokens_total", RATE, NULL, 1},
     {"tflops", "TFLOP/s", "attnd_device_flops_total", RATE, NULL, 1e-12},
     {"input_used_mib", "input MiB", "attnd_arena_used_bytes", LEVEL, "arena=\"input\"", 1.0 / 1048576},
@@ -48,14 +48,14 @@ static const figure_t totals[] = {
 static const figure_t of_device[] = {
     {"ready", "ready", "attnd_device_ready", LEVEL, NULL, 1},
     {"restarts", "restarts", "attnd_worker_restarts_total", LEVEL, NULL, 1},
-    {"in_flight", "in flight", "attnd_device_in_flight", LEVEL, NULL, 1},
+    {"in_flight", "in flight", "attnd_device_groups_in_flight", LEVEL, NULL, 1},
     {"requests_per_s", "requests/s", "attnd_device_requests_total", RATE, NULL, 1},
     {"groups_per_s", "groups/s", "attnd_device_groups_total", RATE, NULL, 1},
     {"launches_per_s", "launches/s", "attnd_device_launches_total", RATE, NULL, 1},
     {"tokens_per_s", "tokens/s", "attnd_device_tokens_total", RATE, NULL, 1},
     {"tflops", "TFLOP/s", "attnd_device_flops_total", RATE, NULL, 1e-12},
-    {"link_in_mb_per_s", "in MB/s", "attnd_device_link_bytes_total", RATE, "direction=\"in\"", 1e-6},
-    {"link_out_mb_per_s", "out MB/s", "attnd_device_link_bytes_total", RATE, "direction=\"out\"", 1e-6},
+    {"link_in_mb_per_s", "in MB/s", "attnd_link_bytes_total", RATE, "direction=\"in\"", 1e-6},
+    {"link_out_mb_per_s", "out MB/s", "attnd_link_bytes_total", RATE, "direction=\"out\"", 1e-6},
     {"busy_percent", "busy %", "attnd_device_busy_seconds_total", SHARE, NULL, 100},
 };
 
@@ -193,15 +193,15 @@ static json_t *lines_json(const look_t *look, const figure_t *figures, size_t co
 
 static void group_sizes_print(const look_t *look)
 {
-    double below = 0, total = change(look, "attnd_group_requests_count", NULL, NULL);
+    double below = 0, total = change(look, "attnd_group_size_count", NULL, NULL);
     if (!(total > 0)) {
         return;
     }
     static char bounds[LINES_MAX][96];
-    size_t count = lines_find(&look->now, "attnd_group_requests_bucket", "le", bounds, LINES_MAX);
+    size_t count = lines_find(&look->now, "attnd_group_size_bucket", "le", bounds, LINES_MAX);
     printf("groups of");
     for (size_t i = 0; i < count; i++) { /* the daemon writes them in ascending order */
-        double until = change(look, "attnd_group_requests_bucket", bounds[i], NULL);
+        double until = change(look, "attnd_group_size_bucket", bounds[i], NULL);
         if (until > below) {
             printf("  <=%.*s: %.1f%%", (int)strcspn(bounds[i] + 4, "\""), bounds[i] + 4, (until - below) / total * 100);
         }

@@ -43,9 +43,9 @@ typedef struct ctl_options {
     bool verbose;
     /* bench and top */
     const char *door, *rate, *connections, *arrivals;
-    uint64_t depth, requests, count;
+    uint64_t depth, requests, count, spin_us;
     double seconds, warmup_seconds, interval;
-    bool has_warmup_seconds, csv;
+    bool has_warmup_seconds, has_spin_us, csv;
 } ctl_options_t;
 
 typedef struct ctl_command {

@@ -204,6 +204,9 @@ int attn_client_poll_fd(attn_client_t *client, attn_client_error_t *err);
 /* A job that has ended and was neither given here before nor waited for, or NULL. Never blocks. */
 attn_job_t *attn_client_poll(attn_client_t *client);
 
+/* The same, but waits for one at most timeout_us (-1 = for ever); NULL when the time is up, or nothing is in flight. */
+attn_job_t *attn_client_next(attn_client_t *client, int64_t timeout_us);
+
 /* A round trip that does nothing. */
 attn_status_t attn_client_ping(attn_client_t *client, attn_client_error_t *err);
 

@@ -130,7 +130,7 @@ def test_interrupted_bench_reports_what_it_has(attnd):
     ([*TINY, "--rate", "x"], "--rate"), ([*TINY, "--connections", "1.5"], "--connections"), ([*TINY, "--connections", "0"], "--connections"),
     ([*TINY, "--connections", "100000"], "--connections"), ([*TINY, "--rate", "1", "--connections", "1,2"], "one number of connections"),
     ([*TINY, "--arrivals", "poisson"], "--rate"), ([*TINY, "--rate", "1", "--arrivals", "gamma"], "poisson or uniform"),
-    ([*TINY, "--depth", "2"], "--depth"), ([*TINY, "--door", "window"], "--door"), ([*TINY, "--seconds", "-1"], "--seconds"),
+    ([*TINY, "--depth", "2"], "--depth"), ([*TINY, "--door", "window"], "--door"), ([*TINY, "--door", "ring"], "--socket PATH"), ([*TINY, "--seconds", "-1"], "--seconds"),
     ([*TINY, "--json", "--csv"], "exclude"), ([*TINY, "--priority", "101"], "--priority"), (["file", *TINY], "one of them"),
     (["file", "--causal"], "into the workload")])
 def test_usage(attnd, attnctl, args, sentence):

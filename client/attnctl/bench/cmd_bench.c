@@ -39,7 +39,6 @@ static attn_status_t points_make(const ctl_options_t *options, bench_point_t ret
                                  attn_error_t *err)
 {
     bench_point_t point = {
-        .door = bench_door_find(options->door != NULL ? options->door : "http"),
         .warmup_s = options->has_warmup_seconds ? options->warmup_seconds : 1,
         .seconds = options->seconds > 0 ? options->seconds : 10,
         .requests = options->requests,
@@ -49,9 +48,8 @@ static attn_status_t points_make(const ctl_options_t *options, bench_point_t ret
     double rates[POINTS_MAX], connections[POINTS_MAX] = {options->rate != NULL ? OPEN_CONNECTIONS : 1};
     uint32_t rate_count = 0, connection_count = 1;
     attn_status_t status = ATTN_OK;
-    if (point.door == NULL) {
-        return attn_error_set(err, ATTN_ERR_INVALID_ARGUMENT, "--door is '%.100s'; it must be one of: http",
-                              options->door);
+    if (bench_door_find(options->door, options->server, &point.door, err) != ATTN_OK) {
+        return ATTN_ERR_INVALID_ARGUMENT;
     }
     if (point.depth > point.door->depth_max) {
         return attn_error_set(err, ATTN_ERR_INVALID_ARGUMENT,

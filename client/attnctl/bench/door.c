@@ -7,16 +7,30 @@
 
 #include "attn/accuracy.h"
 
-static const bench_door_t *const doors[] = {&bench_door_http};
+static const bench_door_t *const doors[] = {&bench_door_http, &bench_door_socket, &bench_door_ring, &bench_door_cuda,
+                                            &bench_door_cuda_ipc};
 
-const bench_door_t *bench_door_find(const char *name)
+attn_status_t bench_door_find(const char *name, const char *server, const bench_door_t **ret, attn_error_t *err)
 {
-    for (size_t i = 0; i < sizeof(doors) / sizeof(doors[0]); i++) {
-        if (strcmp(doors[i]->name, name) == 0) {
-            return doors[i];
-        }
+    bool local = strncmp(server, "unix:", 5) == 0;
+    if (name == NULL) {
+        *ret = local ? &bench_door_ring : &bench_door_http;
+        return ATTN_OK;
     }
-    return NULL;
+    for (size_t i = 0; i < sizeof(doors) / sizeof(doors[0]); i++) {
+        if (strcmp(doors[i]->name, name) != 0) {
+            continue;
+        }
+        if (doors[i]->local != local) {
+            return attn_error_set(err, ATTN_ERR_INVALID_ARGUMENT, "--door %s needs %s", name,
+                                  local ? "the server as http://HOST:PORT"
+                                        : "the daemon's Unix socket: --socket PATH, or --server unix:PATH");
+        }
+        *ret = doors[i];
+        return ATTN_OK;
+    }
+    return attn_error_set(err, ATTN_ERR_INVALID_ARGUMENT,
+                          "--door is '%.100s'; it must be http, socket, ring, cuda or cuda-ipc", name);
 }
 
 void bench_setup_close(bench_setup_t *setup)

@@ -5,6 +5,8 @@
 
 #include "workload.h"
 
+#define BENCH_DEPTH_MAX 64 /* requests in flight on one channel */
+
 /* What every channel of a load shares; read only while the load runs. */
 typedef struct bench_setup {
     const ctl_options_t *options;
@@ -22,6 +24,7 @@ typedef struct bench_done {
 
 typedef struct bench_door {
     const char *name;
+    bool local;         /* over the Unix socket */
     uint32_t depth_max; /* requests in flight on one channel */
     attn_status_t (*open)(const bench_setup_t *setup, uint32_t depth, void **ret_channel, attn_client_error_t *err);
     /* Begins a request of a class; `slot` (below depth) is free. A failure becomes a bench_done_t of reap(). */
@@ -32,9 +35,10 @@ typedef struct bench_door {
     void (*close)(void *channel); /* nothing is in flight; NULL is fine */
 } bench_door_t;
 
-/* NULL when there is none of that name. */
-const bench_door_t *bench_door_find(const char *name);
-extern const bench_door_t bench_door_http;
+/* Of the name, or, when that is NULL, what goes with the server's address. INVALID_ARGUMENT when there is none of that
+ * name, or it does not go with the address. */
+attn_status_t bench_door_find(const char *name, const char *server, const bench_door_t **ret, attn_error_t *err);
+extern const bench_door_t bench_door_http, bench_door_socket, bench_door_ring, bench_door_cuda, bench_door_cuda_ipc;
 
 /* Inputs of every class, made from the seed, each class its own. Freed with bench_setup_close(). */
 attn_status_t bench_setup_open(const ctl_options_t *options, const bench_workload_t *workload, bench_setup_t *ret,

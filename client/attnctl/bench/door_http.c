@@ -67,4 +67,4 @@ static bool channel_reap(void *arg, int64_t timeout_ns, bench_done_t *ret)
     return true;
 }
 
-const bench_door_t bench_door_http = {"http", 1, channel_open, channel_submit, channel_reap, channel_close};
+const bench_door_t bench_door_http = {"http", false, 1, channel_open, channel_submit, channel_reap, channel_close};

@@ -48,6 +48,33 @@ static void all_close(void)
     rmdir(folder);
 }
 
+/* Heap allocations of this thread, where the sanitizers do not count them themselves. */
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+#define COUNTS_ALLOCATIONS 1
+extern void *__libc_malloc(size_t bytes);
+extern void *__libc_calloc(size_t count, size_t bytes);
+extern void *__libc_realloc(void *at, size_t bytes);
+static _Thread_local uint64_t allocations;
+void *malloc(size_t bytes)
+{
+    allocations++;
+    return __libc_malloc(bytes);
+}
+void *calloc(size_t count, size_t bytes)
+{
+    allocations++;
+    return __libc_calloc(count, bytes);
+}
+void *realloc(void *at, size_t bytes)
+{
+    allocations++;
+    return __libc_realloc(at, bytes);
+}
+#else
+#define COUNTS_ALLOCATIONS 0
+static uint64_t allocations;
+#endif
+
 #define S 8
 #define BYTES (S * 2 * 32 * 2) /* of q and of o */
 
@@ -139,6 +166,37 @@ START_TEST(test_run_in_place)
 }
 END_TEST
 
+START_TEST(test_the_ring_allocates_nothing)
+{
+    attn_region_t *region;
+    attn_job_t *job;
+    client_open(ATTN_CLIENT_RING, 0);
+    ck_assert_int_eq(attn_region_allocate(client, 2 * BYTES, false, &region, &error), ATTN_OK);
+    uint8_t *q = attn_region_data(region);
+    attn_client_request_t request = request_of(q, q, q + BYTES);
+    uint64_t before = allocations;
+    for (int i = 0; i < 1000; i++) {
+        attn_status_t status = attn_client_run(client, &request, NULL, NULL, &error);
+        if (status == ATTN_OK) {
+            status = attn_client_submit(client, &request, NULL, &job, &error);
+        }
+        if (status == ATTN_OK) {
+            attn_job_free(attn_client_next(client, -1));
+        }
+        if (status != ATTN_OK) {
+            ck_abort_msg("%s", error.error.message);
+        }
+    }
+    ck_assert_uint_eq(allocations - before, 0);
+    if (COUNTS_ALLOCATIONS) { /* and the counter counts */
+        void *volatile one = malloc(1);
+        free(one);
+        ck_assert_uint_gt(allocations, before);
+    }
+    ck_assert_uint_eq(seen.registrations, 1); /* and nothing was staged */
+}
+END_TEST
+
 START_TEST(test_auto_falls_back_to_messages)
 {
     static uint8_t q[BYTES], o[BYTES];
@@ -216,6 +274,33 @@ START_TEST(test_polling_a_descriptor)
         attn_client_request_t request = request_of(base, base, base + JOBS * BYTES);
         ck_assert_int_eq(attn_client_run(client, &request, NULL, NULL, &error), ATTN_OK);
     }
+}
+END_TEST
+
+START_TEST(test_next)
+{
+    attn_region_t *region;
+    attn_job_t *job;
+    bool seen_of[JOBS] = {false};
+    client_open(modes[_i], 0);
+    ck_assert_ptr_null(attn_client_next(client, -1)); /* nothing is in flight */
+    manner.hold = JOBS;
+    ck_assert_int_eq(attn_region_allocate(client, 2 * JOBS * BYTES, false, &region, &error), ATTN_OK);
+    uint8_t *base = attn_region_data(region);
+    for (int i = 0; i < JOBS; i++) {
+        ck_assert_ptr_null(attn_client_next(client, 1000));
+        attn_client_request_t request = request_of(base, base, base + (JOBS + i) * BYTES);
+        ck_assert_int_eq(attn_client_submit(client, &request, (void *)(uintptr_t)i, &job, &error), ATTN_OK);
+    }
+    for (int i = 0; i < JOBS; i++) {
+        job = attn_client_next(client, -1);
+        ck_assert_ptr_nonnull(job);
+        int which = (int)(uintptr_t)attn_job_user(job);
+        ck_assert(!seen_of[which]);
+        seen_of[which] = true;
+        attn_job_free(job);
+    }
+    ck_assert_ptr_null(attn_client_next(client, -1));
 }
 END_TEST
 
@@ -502,9 +587,11 @@ int main(void)
     tcase_add_checked_fixture(tests, door_open, all_close);
     tcase_add_test(tests, test_run_from_anywhere);
     tcase_add_loop_test(tests, test_run_in_place, 0, 2);
+    tcase_add_test(tests, test_the_ring_allocates_nothing);
     tcase_add_test(tests, test_auto_falls_back_to_messages);
     tcase_add_loop_test(tests, test_jobs_end_in_any_order, 0, 2);
     tcase_add_loop_test(tests, test_polling_a_descriptor, 0, 2);
+    tcase_add_loop_test(tests, test_next, 0, 2);
     tcase_add_loop_test(tests, test_cancelling, 0, 2);
     tcase_add_loop_test(tests, test_run_is_cancelled_by_its_progress, 0, 2);
     tcase_add_loop_test(tests, test_threads_share_a_connection, 0, 2);
