@@ -121,9 +121,10 @@ static attn_status_t channel_open(const bench_setup_t *setup, uint32_t depth, ki
     while (entries < depth) {
         entries *= 2;
     }
-    attn_client_options_t options = {.mode = kind == BY_MESSAGE ? ATTN_CLIENT_MESSAGES : ATTN_CLIENT_RING,
-                                     .ring_entries = entries,
-                                     .spin_us = (int)(setup->options->spin_us < SPIN_MAX_US ? setup->options->spin_us : SPIN_MAX_US)};
+    attn_client_options_t options = {
+        .mode = kind == BY_MESSAGE ? ATTN_CLIENT_MESSAGES : ATTN_CLIENT_RING,
+        .ring_entries = entries,
+        .spin_us = (int)(setup->options->spin_us < SPIN_MAX_US ? setup->options->spin_us : SPIN_MAX_US)};
     if (setup->options->has_spin_us && options.spin_us == 0) {
         options.spin_us = -1;
     }

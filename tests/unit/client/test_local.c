@@ -1,5 +1,5 @@
 /* test_local.c: libattn over the Unix socket against a daemon made for the purpose: both modes, many threads, jobs that
- * end in any order, cancelling, polling, regions, a daemon that goes away, and one that lies. */
+ * end in any order, cancelling, polling, regions. What goes wrong is in test_local_faults.c. */
 #include <check.h>
 #include <fcntl.h>
 #include <poll.h>
@@ -10,43 +10,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include "attn.h"
-#include "fake_door.h"
-
-static char folder[32], path[64], address[80];
-static fake_door_manner_t manner;
-static fake_door_seen_t seen;
-static fake_door_t *door;
-static attn_client_t *client;
-static attn_client_error_t error;
-
-static void door_open(void)
-{
-    memset(&manner, 0, sizeof manner);
-    memset(&seen, 0, sizeof seen);
-    strcpy(folder, "/tmp/test_local.XXXXXX");
-    ck_assert_ptr_nonnull(mkdtemp(folder));
-    snprintf(path, sizeof path, "%s/sock", folder);
-    snprintf(address, sizeof address, "unix:%s", path);
-    door = fake_door_start(path, &manner, &seen);
-}
-
-static void client_open(attn_client_mode_t mode, uint32_t entries)
-{
-    attn_client_options_t options = {.mode = mode, .ring_entries = entries, .connect_timeout_ms = 2000};
-    ck_assert_int_eq(attn_client_open(address, &options, &client, &error), ATTN_OK);
-}
-
-static void all_close(void)
-{
-    attn_client_close(client);
-    client = NULL;
-    if (door != NULL) {
-        fake_door_stop(door);
-        door = NULL;
-    }
-    rmdir(folder);
-}
+#include "local_kit.h"
 
 /* Heap allocations of this thread, where the sanitizers do not count them themselves. */
 #if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
@@ -74,44 +38,6 @@ void *realloc(void *at, size_t bytes)
 #define COUNTS_ALLOCATIONS 0
 static uint64_t allocations;
 #endif
-
-#define S 8
-#define BYTES (S * 2 * 32 * 2) /* of q and of o */
-
-static attn_client_request_t request_of(void *q, void *k, void *o)
-{
-    return (attn_client_request_t){.spec = {.dtype = ATTN_DTYPE_F16,
-                                            .layout = ATTN_LAYOUT_BSHD,
-                                            .batch = 1,
-                                            .s_q = S,
-                                            .s_kv = S,
-                                            .h_q = 2,
-                                            .h_kv = 2,
-                                            .d = 32},
-                                   .q = q,
-                                   .k = k,
-                                   .v = k,
-                                   .o = o};
-}
-
-static void bytes_fill(uint8_t *at, int seed)
-{
-    for (int i = 0; i < BYTES; i++) {
-        at[i] = (uint8_t)(i * 7 + seed);
-    }
-}
-
-static bool flipped(const uint8_t *q, const uint8_t *o)
-{
-    for (int i = 0; i < BYTES; i++) {
-        if (o[i] != (q[i] ^ FAKE_FLIP)) {
-            return false;
-        }
-    }
-    return true;
-}
-
-static const attn_client_mode_t modes[] = {ATTN_CLIENT_RING, ATTN_CLIENT_MESSAGES};
 
 START_TEST(test_run_from_anywhere)
 {
@@ -343,7 +269,7 @@ START_TEST(test_run_is_cancelled_by_its_progress)
     ck_assert_int_eq(attn_client_run(client, &request, &progress, NULL, &error), ATTN_ERR_CANCELLED);
     attn_client_close(client);
     attn_client_options_t options = {.mode = modes[_i], .answer_timeout_ms = 300};
-    ck_assert_int_eq(attn_client_open(address, &options, &client, &error), ATTN_OK);
+    ck_assert_int_eq(attn_client_open(local_address, &options, &client, &error), ATTN_OK);
     ck_assert_int_eq(attn_client_run(client, &request, NULL, NULL, &error), ATTN_ERR_TIMEOUT);
     ck_assert_uint_eq(seen.cancels, 2);
 }
@@ -405,180 +331,6 @@ START_TEST(test_a_full_ring_says_so)
 }
 END_TEST
 
-/* ---- a daemon that goes away ---- */
-
-START_TEST(test_run_survives_a_restart)
-{
-    attn_region_t *region;
-    client_open(modes[_i], 0);
-    ck_assert_int_eq(attn_region_allocate(client, 2 * BYTES, false, &region, &error), ATTN_OK);
-    uint8_t *q = attn_region_data(region);
-    bytes_fill(q, 3);
-    attn_client_request_t request = request_of(q, q, q + BYTES);
-    ck_assert_int_eq(attn_client_run(client, &request, NULL, NULL, &error), ATTN_OK);
-    fake_door_stop(door);
-    ck_assert_int_ne(attn_client_ping(client, &error), ATTN_OK);
-    ck_assert_int_eq(error.error.status, ATTN_ERR_CONNECTION);
-    ck_assert(error.retryable);
-    door = fake_door_start(path, &manner, &seen);
-    ck_assert_int_eq(attn_client_run(client, &request, NULL, NULL, &error), ATTN_OK);
-    ck_assert(flipped(q, q + BYTES));
-    ck_assert_uint_eq(seen.registrations, 2); /* again on the new connection */
-    manner.hang_up = seen.runs + 1;           /* in the middle of the next */
-    ck_assert_msg(attn_client_run(client, &request, NULL, NULL, &error) == ATTN_OK, "%s", error.error.message);
-    ck_assert_uint_eq(seen.connections, 3);
-}
-END_TEST
-
-START_TEST(test_jobs_in_flight_fail_with_the_connection)
-{
-    attn_region_t *region;
-    attn_job_t *jobs[4], *job;
-    client_open(modes[_i], 0);
-    manner.keep = true;
-    manner.hang_up = 4;
-    manner.say_goodbye = true;
-    ck_assert_int_eq(attn_region_allocate(client, 2 * BYTES, false, &region, &error), ATTN_OK);
-    uint8_t *q = attn_region_data(region);
-    attn_client_request_t request = request_of(q, q, q + BYTES);
-    struct pollfd ready = {.fd = attn_client_poll_fd(client, &error), .events = POLLIN};
-    for (int i = 0; i < 4; i++) {
-        ck_assert_int_eq(attn_client_submit(client, &request, NULL, &jobs[i], &error), ATTN_OK);
-    }
-    int ended = 0;
-    while (ended < 4) {
-        ck_assert_int_eq(poll(&ready, 1, 5000), 1);
-        while ((job = attn_client_poll(client)) != NULL) {
-            ck_assert_int_eq(attn_job_wait(job, 0, NULL, &error), ATTN_ERR_UNAVAILABLE);
-            ck_assert_str_eq(error.error.message, "I am going home");
-            attn_job_free(job);
-            ended++;
-        }
-    }
-    manner.keep = false;
-    ck_assert_int_eq(attn_client_run(client, &request, NULL, NULL, &error), ATTN_OK);
-}
-END_TEST
-
-START_TEST(test_no_daemon)
-{
-    client_open(ATTN_CLIENT_AUTO, 0);
-    fake_door_stop(door);
-    door = NULL;
-    attn_client_health_t health;
-    ck_assert_int_eq(attn_client_ping(client, &error), ATTN_ERR_CONNECTION);
-    ck_assert_ptr_nonnull(strstr(error.error.message, path));
-    ck_assert_int_eq(attn_client_health(client, &health, &error), ATTN_ERR_CONNECTION);
-}
-END_TEST
-
-/* ---- what this side refuses, and what the daemon does ---- */
-
-START_TEST(test_refusals_of_this_side)
-{
-    attn_region_t *region, *read_only;
-    attn_job_t *job;
-    uint8_t elsewhere[BYTES];
-    client_open(ATTN_CLIENT_RING, 0);
-    ck_assert_int_eq(attn_region_allocate(client, 2 * BYTES, false, &region, &error), ATTN_OK);
-    uint8_t *q = attn_region_data(region);
-    int fd = memfd_create("mine", MFD_CLOEXEC | MFD_ALLOW_SEALING);
-    ck_assert_int_eq(ftruncate(fd, BYTES), 0);
-    ck_assert_int_eq(attn_region_import_memfd(client, fd, ATTN_REGION_READ, &read_only, &error), ATTN_OK);
-    static const char *const sentences[] = {"o does not lie in a region", "o needs 1024 bytes and its region ends",
-                                            "must be a multiple of 16", "imported for reading", "one is NULL"};
-    void *outputs[] = {elsewhere, q + attn_region_bytes(region) - 16, q + 8, attn_region_data(read_only), NULL};
-    for (int i = 0; i < 5; i++) {
-        attn_client_request_t request = request_of(q, q, outputs[i]);
-        ck_assert_int_eq(attn_client_submit(client, &request, NULL, &job, &error), ATTN_ERR_INVALID_ARGUMENT);
-        ck_assert_msg(strstr(error.error.message, sentences[i]) != NULL, "%s", error.error.message);
-    }
-    ck_assert_uint_eq(seen.runs, 0);
-    int nothing[2];
-    ck_assert_int_eq(pipe(nothing), 0);
-    ck_assert_int_eq(attn_region_import_memfd(client, nothing[0], ATTN_REGION_READ, &region, &error),
-                     ATTN_ERR_INVALID_ARGUMENT);
-    ck_assert_int_eq(attn_region_import_memfd(client, 9999, ATTN_REGION_READ, &region, &error),
-                     ATTN_ERR_INVALID_ARGUMENT);
-    ck_assert_int_eq(attn_region_allocate(client, 0, false, &region, &error), ATTN_ERR_INVALID_ARGUMENT);
-    manner.refuse_regions = true;
-    ck_assert_int_eq(attn_region_allocate(client, 10, false, &region, &error), ATTN_ERR_TOO_LARGE);
-    ck_assert_str_eq(error.error.message, "no region fits here");
-    char *text;
-    ck_assert_int_eq(attn_client_stats(client, &text, &error), ATTN_ERR_UNIMPLEMENTED);
-}
-END_TEST
-
-START_TEST(test_refusals_are_passed_on)
-{
-    static uint8_t q[BYTES], o[BYTES];
-    client_open(modes[_i], 0);
-    manner.refuse_runs = true;
-    attn_client_request_t request = request_of(q, q, o);
-    ck_assert_int_eq(attn_client_run(client, &request, NULL, NULL, &error), ATTN_ERR_FAILED_PRECONDITION);
-    ck_assert_str_eq(error.error.message, "variant 'flip' cannot do this");
-    ck_assert_uint_eq(error.missing.count, 2);
-    ck_assert_str_eq(error.missing.item[0], "dtype: of another kind");
-    ck_assert_str_eq(error.missing.item[1], "device: it is asleep");
-}
-END_TEST
-
-START_TEST(test_addresses)
-{
-    static const char *const wrong[] = {"unix:", "unix:relative",
-                                        "unix:/aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"
-                                        "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"
-                                        "aaaaaaaaaaaaaaaaaaaa"};
-    for (int i = 0; i < 3; i++) {
-        ck_assert_int_eq(attn_client_open(wrong[i], NULL, &client, &error), ATTN_ERR_INVALID_ARGUMENT);
-    }
-    attn_client_options_t options = {.ring_entries = 100};
-    ck_assert_int_eq(attn_client_open(address, &options, &client, &error), ATTN_ERR_INVALID_ARGUMENT);
-    ck_assert_int_eq(attn_client_open("http://127.0.0.1:1", NULL, &client, &error), ATTN_OK);
-    attn_region_t *region;
-    ck_assert_int_eq(attn_region_allocate(client, 1, false, &region, &error), ATTN_ERR_UNIMPLEMENTED);
-    ck_assert_ptr_nonnull(strstr(error.error.message, "unix:/PATH"));
-}
-END_TEST
-
-/* ---- a daemon that lies ---- */
-
-static void lie(int which, bool on)
-{
-    manner.version = which == 0 && on ? 2 : 0;
-    manner.wrong_magic = which == 1 && on;
-    manner.far_array = which == 2 && on;
-    manner.garbage = which == 3 && on;
-    manner.torn = which == 4 && on;
-}
-
-START_TEST(test_lies)
-{
-    static uint8_t q[BYTES], o[BYTES];
-    attn_client_request_t request = request_of(q, q, o);
-    lie(_i, true);
-    client_open(ATTN_CLIENT_RING, 0);
-    attn_status_t status = attn_client_run(client, &request, NULL, NULL, &error);
-    ck_assert_msg(status == ATTN_ERR_INTERNAL || status == ATTN_ERR_CONNECTION, "%d", status);
-    ck_assert_str_ne(error.error.message, "");
-    lie(_i, false); /* and when it has learnt its lesson, all is well */
-    ck_assert_msg(attn_client_run(client, &request, NULL, NULL, &error) == ATTN_OK, "%s", error.error.message);
-}
-END_TEST
-
-START_TEST(test_lies_that_harm_nobody)
-{
-    static uint8_t q[BYTES], o[BYTES];
-    attn_client_answer_t answer;
-    attn_client_request_t request = request_of(q, q, o);
-    manner.wrong_tags = manner.unended_text = true;
-    client_open(modes[_i], 0);
-    ck_assert_int_eq(attn_client_run(client, &request, NULL, &answer, &error), ATTN_OK);
-    ck_assert(flipped(q, o));
-    ck_assert_uint_lt(strlen(answer.variant), sizeof answer.variant);
-}
-END_TEST
-
 int main(void)
 {
     Suite *suite = suite_create("local");
@@ -596,14 +348,6 @@ int main(void)
     tcase_add_loop_test(tests, test_run_is_cancelled_by_its_progress, 0, 2);
     tcase_add_loop_test(tests, test_threads_share_a_connection, 0, 2);
     tcase_add_test(tests, test_a_full_ring_says_so);
-    tcase_add_loop_test(tests, test_run_survives_a_restart, 0, 2);
-    tcase_add_loop_test(tests, test_jobs_in_flight_fail_with_the_connection, 0, 2);
-    tcase_add_test(tests, test_no_daemon);
-    tcase_add_test(tests, test_refusals_of_this_side);
-    tcase_add_loop_test(tests, test_refusals_are_passed_on, 0, 2);
-    tcase_add_test(tests, test_addresses);
-    tcase_add_loop_test(tests, test_lies, 0, 5);
-    tcase_add_loop_test(tests, test_lies_that_harm_nobody, 0, 2);
     suite_add_tcase(suite, tests);
     SRunner *runner = srunner_create(suite);
     srunner_run_all(runner, CK_NORMAL);
