@@ -1,7 +1,8 @@
 /* sched/compare.h: comparisons: jobs that run a list of variants on the same tensors and judge each against fp64.
  *
  * Every step of a job is an ordinary request to the scheduler: FILL (when the daemon makes the inputs), TRUTH, then per
- * variant RUN in the lab class and JUDGE. A variant that crashes, hangs or refuses costs its own row only.
+ * variant RUN in the lab class and JUDGE, then further RUNs of all variants in turn, for their times. A variant that
+ * crashes, hangs or refuses costs its own row only.
  *
  * One thread, the *compare thread*, moves all jobs: the scheduler's completions only set a flag and wake it, because
  * the outputs are overwritten with NaN before each RUN (a variant that writes nothing must not be judged by what the
@@ -79,7 +80,7 @@ typedef struct attn_compare_row {
     uint32_t warmup, rounds;
     uint32_t attempts;
     char device[48];
-    attn_timing_t timing; /* kernel_us: median over the rounds */
+    attn_timing_t timing; /* of the first pass; kernel_us: the median of the passes' medians */
     double tflops;        /* 0 when no time was measured */
     attn_judgement_t judgement;
 } attn_compare_row_t;

@@ -22,6 +22,12 @@ static void rounds_choose(double cost_us, uint32_t *ret_warmup, uint32_t *ret_ro
     *ret_rounds = cost_us <= 1e5 ? 20 : cost_us <= 1e6 ? 3 : 1;
 }
 
+static uint32_t passes_choose(uint32_t rounds, uint32_t row_count)
+{
+    const uint32_t passes = row_count > 1 ? rounds / 4 : 1;
+    return passes < 1 ? 1 : passes > ATTN_COMPARE_PASSES_MAX ? ATTN_COMPARE_PASSES_MAX : passes;
+}
+
 static attn_status_t too_large(const attn_spec_t *spec, const attn_error_t *why, attn_error_t *err)
 {
     return attn_error_set(err, ATTN_ERR_TOO_LARGE,
@@ -97,7 +103,7 @@ attn_status_t attn_compare_job_create(attn_admit_t *admit, const attn_compare_pl
     view->flops = job->need.flops;
     view->submitted_s = (int64_t)time(NULL);
     view->row_count = row_count;
-    view->steps_total = (plan->has_seed ? 2 : 1) + 2 * row_count;
+    view->steps_total = plan->has_seed ? 2 : 1;
     for (uint32_t i = 0; i < row_count; i++) {
         attn_compare_row_t *row = &view->rows[i];
         row->variant = rows[i];
@@ -108,6 +114,8 @@ attn_status_t attn_compare_job_create(attn_admit_t *admit, const attn_compare_pl
         if (plan->has_warmup) {
             row->warmup = plan->warmup;
         }
+        job->passes[i].count = passes_choose(row->rounds, row_count);
+        view->steps_total += 1 + job->passes[i].count;
     }
     job->cu_seqlens_q = plan->cu_seqlens_q;
     job->cu_seqlens_k = plan->cu_seqlens_k;
@@ -177,8 +185,10 @@ static void request_prepare(attn_compare_job_t *job)
     if (job->phase == ATTN_COMPARE_RUN) {
         request->variant = row->variant;
         request->force_lab = true;
-        request->warmup = row->warmup;
-        request->repeat = row->rounds;
+        const uint32_t passes = job->passes[job->row].count;
+        /* Another variant ran in between: one round to be warm again is enough, the rest was done in the first pass. */
+        request->warmup = job->pass > 0 && row->warmup > 1 ? 1 : row->warmup;
+        request->repeat = row->rounds / passes + (job->pass < row->rounds % passes);
     }
     char *step = job->view.step;
     size_t size = sizeof(job->view.step);
@@ -224,12 +234,31 @@ void attn_compare_job_end(attn_compare_job_t *job, attn_compare_state_t state, c
     changed(job);
 }
 
-/* The row in hand has all that it gets. */
-static void row_finish(attn_compare_job_t *job)
+/* Steps that the rows still have before them. */
+static uint32_t steps_left(const attn_compare_job_t *job)
 {
-    job->view.rows[job->row].done = true;
-    job->view.steps_done = job->view.steps_total - 2 * (job->view.row_count - job->row - 1);
-    if (++job->row < job->view.row_count) {
+    uint32_t left = 0;
+    for (uint32_t i = 0; i < job->view.row_count; i++) {
+        if (!job->view.rows[i].done) {
+            left += job->passes[i].count - job->passes[i].ended + !job->passes[i].judged;
+        }
+    }
+    return left;
+}
+
+/* The row in hand has had its turn in this pass: the next row that has one, in this pass or the next. */
+static void row_next(attn_compare_job_t *job)
+{
+    attn_compare_row_t *row = &job->view.rows[job->row];
+    row->done = row->error.status != ATTN_OK || job->passes[job->row].ended == job->passes[job->row].count;
+    job->view.steps_done = job->view.steps_total - steps_left(job);
+    do {
+        if (++job->row == job->view.row_count) {
+            job->row = 0;
+            job->pass++;
+        }
+    } while (job->pass < ATTN_COMPARE_PASSES_MAX && job->view.rows[job->row].done);
+    if (job->pass < ATTN_COMPARE_PASSES_MAX) {
         phase_enter(job, ATTN_COMPARE_RUN);
     } else {
         attn_compare_job_end(job, ATTN_COMPARE_DONE, NULL);
@@ -241,7 +270,7 @@ static void row_fail(attn_compare_job_t *job, const attn_outcome_t *outcome)
     attn_compare_row_t *row = &job->view.rows[job->row];
     row->error = outcome->error;
     row->missing = outcome->missing;
-    row_finish(job);
+    row_next(job);
 }
 
 /* Where the first row ran is where the comparison ran. */
@@ -254,16 +283,44 @@ static void device_note(attn_compare_view_t *view, const attn_sched_view_t *devi
     }
 }
 
+static int compare_doubles(const void *a, const void *b)
+{
+    const double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+/* The row's times from those of its passes so far. */
+static void times_merge(attn_compare_job_t *job, attn_compare_row_t *row, const attn_timing_t *timing)
+{
+    attn_compare_passes_t *passes = &job->passes[job->row];
+    double sorted[ATTN_COMPARE_PASSES_MAX];
+    if (passes->ended == 0) {
+        row->timing = *timing;
+    }
+    passes->median_us[passes->ended++] = timing->kernel_us;
+    memcpy(sorted, passes->median_us, passes->ended * sizeof(sorted[0]));
+    qsort(sorted, passes->ended, sizeof(sorted[0]), compare_doubles);
+    row->timing.kernel_us = (sorted[(passes->ended - 1) / 2] + sorted[passes->ended / 2]) / 2;
+    if (timing->kernel_min_us < row->timing.kernel_min_us) {
+        row->timing.kernel_min_us = timing->kernel_min_us;
+    }
+    row->tflops = row->timing.kernel_us > 0 ? job->need.flops / row->timing.kernel_us / 1e6 : 0;
+}
+
 static void run_take(attn_compare_job_t *job, const attn_sched_view_t *devices)
 {
     const attn_outcome_t *outcome = &job->request.outcome;
     attn_compare_row_t *row = &job->view.rows[job->row];
     memcpy(row->device, outcome->device, sizeof(row->device));
-    row->attempts = outcome->attempts;
-    row->timing = outcome->timing;
-    row->tflops = outcome->timing.kernel_us > 0 ? job->need.flops / outcome->timing.kernel_us / 1e6 : 0;
+    row->attempts = outcome->attempts > row->attempts ? outcome->attempts : row->attempts;
+    times_merge(job, row, &outcome->timing);
     device_note(&job->view, devices, outcome->device);
-    phase_enter(job, ATTN_COMPARE_JUDGE);
+    if (job->passes[job->row].judged) {
+        row_next(job);
+    } else {
+        job->view.steps_done = job->view.steps_total - steps_left(job);
+        phase_enter(job, ATTN_COMPARE_JUDGE);
+    }
 }
 
 void attn_compare_job_take(attn_compare_job_t *job, const attn_sched_view_t *devices, int64_t now_ns)
@@ -275,15 +332,13 @@ void attn_compare_job_take(attn_compare_job_t *job, const attn_sched_view_t *dev
         request_prepare(job);
         return;
     }
-    if (status == ATTN_OK) {
-        job->view.steps_done++;
-    }
     switch (job->phase) {
     case ATTN_COMPARE_FILL:
     case ATTN_COMPARE_TRUTH:
         if (status != ATTN_OK) {
             attn_compare_job_end(job, ATTN_COMPARE_FAILED, &outcome->error);
         } else {
+            job->view.steps_done++;
             phase_enter(job, job->phase == ATTN_COMPARE_FILL ? ATTN_COMPARE_TRUTH : ATTN_COMPARE_RUN);
         }
         break;
@@ -299,7 +354,8 @@ void attn_compare_job_take(attn_compare_job_t *job, const attn_sched_view_t *dev
             row_fail(job, outcome);
         } else {
             job->view.rows[job->row].judgement = outcome->judgement;
-            row_finish(job);
+            job->passes[job->row].judged = true;
+            row_next(job);
         }
         break;
     }

@@ -12,6 +12,16 @@ typedef enum attn_compare_phase {
     ATTN_COMPARE_JUDGE
 } attn_compare_phase_t;
 
+/* The rounds of a row come in passes, and the passes of all rows in turn: what the machine does meanwhile (clocks that
+ * fall, neighbours) then falls on all of them alike. A pass has at least four rounds. */
+#define ATTN_COMPARE_PASSES_MAX 5
+
+typedef struct attn_compare_passes {
+    uint32_t count, ended;
+    bool judged;
+    double median_us[ATTN_COMPARE_PASSES_MAX];
+} attn_compare_passes_t;
+
 typedef struct attn_compare_job {
     attn_compare_view_t view;
     attn_ticket_t *ticket;                /* owned until the job ends */
@@ -19,7 +29,8 @@ typedef struct attn_compare_job {
     attn_place_t q, k, v, o, lse, truth;
     attn_need_t need;
     attn_compare_phase_t phase; /* of the request in hand */
-    uint32_t row;
+    uint32_t row, pass;
+    attn_compare_passes_t passes[ATTN_COMPARE_ROWS_MAX];
     uint32_t tries;      /* of the step in hand */
     int64_t retry_at_ns; /* 0 = not waiting */
     attn_request_t request;

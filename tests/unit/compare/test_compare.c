@@ -21,12 +21,15 @@ static attn_error_t error;
 static struct {
     attn_op_t ops[64];
     char variants[64][32];
+    uint32_t rounds[64];
     uint32_t count;
+    double kernel_us[8]; /* of the runs, one after another; 0 = 100 */
+    uint32_t runs;
     bool poisoned, lab_only;
     attn_op_t fail_op;
     const char *fail_variant; /* with RUN and JUDGE; NULL = any */
     attn_status_t fail_status;
-    uint32_t fail_times;
+    uint32_t fail_times, fail_after_runs;
     attn_op_t hold_op;
 } script;
 
@@ -46,6 +49,7 @@ static bool answer(attn_request_t *request)
     uint32_t i = script.count++;
     ck_assert_uint_lt(i, 64);
     script.ops[i] = request->op;
+    script.rounds[i] = request->repeat;
     snprintf(script.variants[i], sizeof script.variants[i], "%s", request->variant ? request->variant->name : "");
     ck_assert_ptr_nonnull(request->ticket);
     if (request->op == script.hold_op) {
@@ -56,8 +60,10 @@ static bool answer(attn_request_t *request)
         script.lab_only = script.lab_only && request->force_lab;
         memset(attn_admit_address(admit, &request->o), 0, request->o.bytes);
         memset(attn_admit_address(admit, &request->lse), 0, request->lse.bytes);
-        request->outcome.timing.kernel_us = 100;
-        request->outcome.timing.kernel_min_us = 90;
+        const uint32_t run = script.runs++;
+        const double us = run < 8 && script.kernel_us[run] > 0 ? script.kernel_us[run] : 100;
+        request->outcome.timing.kernel_us = us;
+        request->outcome.timing.kernel_min_us = us - 10;
         strcpy(request->outcome.device, "CPU");
     }
     if (request->op == ATTN_OP_JUDGE) {
@@ -66,7 +72,7 @@ static bool answer(attn_request_t *request)
     }
     bool named = script.fail_variant == NULL ||
                  (request->variant != NULL && strcmp(request->variant->name, script.fail_variant) == 0);
-    if (request->op == script.fail_op && named && script.fail_times > 0) {
+    if (request->op == script.fail_op && named && script.fail_times > 0 && script.runs >= script.fail_after_runs) {
         script.fail_times--;
         attn_error_set(&request->outcome.error, script.fail_status, "%s ended with signal 11",
                        request->variant ? request->variant->name : "it");
@@ -136,10 +142,18 @@ START_TEST(test_steps)
     attn_compare_view_t *view = view_wait(id, ATTN_COMPARE_DONE);
     static const attn_op_t expected[] = {ATTN_OP_FILL,  ATTN_OP_TRUTH, ATTN_OP_RUN,
                                          ATTN_OP_JUDGE, ATTN_OP_RUN,   ATTN_OP_JUDGE};
-    ck_assert_uint_eq(script.count, 6);
+    ck_assert_uint_eq(script.count, 6 + 2 * 4);
     ck_assert_mem_eq(script.ops, expected, sizeof expected);
     ck_assert_str_eq(script.variants[2], "cpu");
     ck_assert_str_eq(script.variants[4], "reference");
+    /* 20 rounds each, in five passes of four; both are timed in turn. */
+    for (uint32_t i = 6; i < script.count; i++) {
+        ck_assert_int_eq(script.ops[i], ATTN_OP_RUN);
+        ck_assert_str_eq(script.variants[i], i % 2 == 0 ? "cpu" : "reference");
+    }
+    for (uint32_t i = 2; i < script.count; i++) {
+        ck_assert_uint_eq(script.rounds[i], script.ops[i] == ATTN_OP_RUN ? 4 : 1);
+    }
     ck_assert(script.poisoned);
     ck_assert(script.lab_only);
     ck_assert_uint_eq(view->row_count, 2);
@@ -151,6 +165,40 @@ START_TEST(test_steps)
         /* 4 * 4 heads * 64 * 128 * 128 in 100 us */
         ck_assert_double_eq_tol(view->rows[i].tflops, 4.0 * 4 * 64 * 128 * 128 / 100e6, 1e-9);
     }
+    free(view);
+}
+END_TEST
+
+/* 12 rounds are three passes; a row that fails in the second has no third. */
+START_TEST(test_times_of_passes)
+{
+    char id[ATTN_COMPARE_ID_MAX];
+    const double times[] = {100, 50, 300, 70, 200, 60};
+    memcpy(script.kernel_us, times, sizeof times);
+    attn_compare_plan_t plan = plan_of(2, "cpu", "reference");
+    plan.has_rounds = true;
+    plan.rounds = 12;
+    ck_assert_int_eq(attn_compare_submit(compare, &plan, id, &error), ATTN_OK);
+    attn_compare_view_t *view = view_wait(id, ATTN_COMPARE_DONE);
+    ck_assert_uint_eq(script.runs, 6);
+    ck_assert_double_eq(view->rows[0].timing.kernel_us, 200); /* of 100, 300, 200 */
+    ck_assert_double_eq(view->rows[0].timing.kernel_min_us, 90);
+    ck_assert_double_eq(view->rows[1].timing.kernel_us, 60); /* of 50, 70, 60 */
+    ck_assert_double_eq(view->rows[1].timing.kernel_min_us, 40);
+    ck_assert_uint_eq(view->steps_done, view->steps_total);
+    free(view);
+    script.runs = script.count = 0;
+    script.fail_after_runs = 3;
+    script.fail_op = ATTN_OP_RUN;
+    script.fail_variant = "cpu";
+    script.fail_status = ATTN_ERR_WORKER_DIED;
+    script.fail_times = 1;
+    ck_assert_int_eq(attn_compare_submit(compare, &plan, id, &error), ATTN_OK);
+    view = view_wait(id, ATTN_COMPARE_DONE);
+    ck_assert_int_eq(view->rows[0].error.status, ATTN_ERR_WORKER_DIED);
+    ck_assert_int_eq(view->rows[1].error.status, ATTN_OK);
+    ck_assert_uint_eq(script.runs, 5);
+    ck_assert_uint_eq(view->steps_done, view->steps_total);
     free(view);
 }
 END_TEST
@@ -441,6 +489,7 @@ int main(void)
     tcase_add_checked_fixture(jobs, setup, teardown);
     tcase_set_timeout(jobs, 60);
     tcase_add_test(jobs, test_steps);
+    tcase_add_test(jobs, test_times_of_passes);
     tcase_add_test(jobs, test_crash_costs_one_row);
     tcase_add_test(jobs, test_unsupported_is_a_row);
     tcase_add_test(jobs, test_judge_failure_is_a_row);
