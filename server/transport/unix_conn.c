@@ -14,7 +14,7 @@
 #include "transport/unix_internal.h"
 
 /* Packets of one connection per turn of the loop, so that none has to wait for another's flood. */
-enum { PACKETS_AT_ONCE = 16, ACCEPTS_AT_ONCE = 16 };
+enum { PACKETS_AT_ONCE = 16, ACCEPTS_AT_ONCE = 16, HANG_UP_PACKETS = 1024 };
 
 void unix_conn_mail(unix_conn_t *conn)
 {
@@ -228,6 +228,16 @@ void unix_conn_read(unix_conn_t *conn)
 
 /* ---- beginning and end ---- */
 
+/* Nothing is taken any more. What lies unread is thrown away: closed with it, the socket would give the client an error
+ * before the last answer. */
+static void hang_up(int fd)
+{
+    char byte;
+    shutdown(fd, SHUT_RDWR);
+    for (int i = 0; i < HANG_UP_PACKETS && recv(fd, &byte, sizeof byte, MSG_DONTWAIT) > 0; i++) {
+    }
+}
+
 static void turn_away(int fd, const attn_error_t *err)
 {
     unsigned char data[UNIX_ANSWER_BYTES];
@@ -239,6 +249,7 @@ static void turn_away(int fd, const attn_error_t *err)
     answer.what_case = ATTN__V1__SOCKET_ANSWER__WHAT_ERROR;
     answer.error = &error;
     packet_send(fd, data, pack(&answer, data), NULL, 0);
+    hang_up(fd);
     close(fd);
 }
 
@@ -307,7 +318,7 @@ void unix_conn_close(unix_conn_t *conn, const char *why)
              attn_log_integer("uid", conn->uid), attn_log_text("client", conn->client),
              attn_log_integer("submissions", (int64_t)conn->submissions), attn_log_text("why", why));
     epoll_ctl(conn->door->epoll, EPOLL_CTL_DEL, conn->fd, NULL);
-    shutdown(conn->fd, SHUT_RDWR);
+    hang_up(conn->fd);
     pthread_mutex_lock(&conn->lock);
     conn->shut = true;
     pending_free(conn);

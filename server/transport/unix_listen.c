@@ -12,7 +12,7 @@
 #include "base/fd.h"
 #include "transport/unix_internal.h"
 
-#define BACKLOG 64
+#define BACKLOG 256
 #define GROUPS_MAX 256
 
 static attn_status_t address_of(const char *path, struct sockaddr_un *ret, attn_error_t *err)

@@ -33,7 +33,7 @@ static attn_status_t check_access(int fd, bool writable, attn_error_t *err)
 {
     int flags = fcntl(fd, F_GETFL);
     int access = flags & O_ACCMODE;
-    if (flags < 0 || (flags & O_PATH) != 0 || access == O_WRONLY || (writable && access != O_RDWR)) {
+    if (flags < 0 || access == O_WRONLY || (writable && access != O_RDWR)) {
         return attn_error_set(err, ATTN_ERR_INVALID_ARGUMENT, "the memfd is not open for %s",
                               writable ? "reading and writing" : "reading");
     }
@@ -45,9 +45,9 @@ attn_status_t unix_memfd_check(int fd, bool writable, uint64_t *ret_bytes, uint6
 {
     struct stat about;
     struct statfs system;
-    attn_status_t status = check_access(fd, writable, err);
+    attn_status_t status = check_seals(fd, writable, err);
     if (status == ATTN_OK) {
-        status = check_seals(fd, writable, err);
+        status = check_access(fd, writable, err);
     }
     if (status != ATTN_OK) {
         return status;

@@ -45,8 +45,8 @@ class Client:
         self.tag = 0
         self.answers = {}
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.socket.connect(path)  # without a timeout: it would not wait for room in the listener's queue
         self.socket.settimeout(timeout)
-        self.socket.connect(path)
         if hello:
             self.welcome = self.ask(hello=pbs.Hello(version_min=1, version_max=1, client="test"))[0].welcome
 
@@ -90,7 +90,11 @@ class Client:
         return answer, fds
 
     def ask(self, fds=(), **what):
-        return self.wait(self.send(fds, **what))
+        try:
+            tag = self.send(fds, **what)
+        except BrokenPipeError:
+            tag = self.tag  # the daemon has ended the connection, and perhaps said why
+        return self.wait(tag)
 
     def register(self, name, fd=None, write=False, **memory):
         access = 2 if write else 1
@@ -169,11 +173,12 @@ class Ring:
         os.close(self.bell)
         os.close(self.pipe)
 
-    def get(self, at, form="<Q"):
-        return struct.unpack_from(form, self.map, at)[0]
+    # By ctypes: struct writes byte by byte, and the other side would see halves of a counter.
+    def get(self, at, kind=ctypes.c_uint64):
+        return kind.from_buffer(self.map, at).value
 
-    def put(self, at, value, form="<Q"):
-        struct.pack_into(form, self.map, at, value)
+    def put(self, at, value, kind=ctypes.c_uint64):
+        kind.from_buffer(self.map, at).value = value
 
     def ring_bell(self):
         os.write(self.bell, struct.pack("<Q", 1))
@@ -184,7 +189,7 @@ class Ring:
             self.map[at:at + SUBMISSION] = record
             self.tail += 1
         self.put(64, self.tail)
-        if self.get(136, "<I"):
+        if self.get(136, ctypes.c_uint32):
             self.ring_bell()
 
     def take(self):
@@ -205,8 +210,8 @@ class Ring:
                 return completion
             if time.monotonic() > end:
                 raise TimeoutError("no completion")
-            seen = self.get(200, "<I")
-            self.put(320, 1 if futex else 2, "<I")
+            seen = self.get(200, ctypes.c_uint32)
+            self.put(320, 1 if futex else 2, ctypes.c_uint32)
             if self.get(192) != self.head:
                 continue
             if futex:
