@@ -206,7 +206,7 @@ static attn_status_t cpu_run(attn_engine_t *engine, attn_engine_group_t *group)
                                   request->truth, &exec, err);
     case ATTN_OP_JUDGE:
         return attn_truth_judge(&request->spec, request->cu_seqlens_q, request->cu_seqlens_k, &request->at,
-                                request->truth, &group->result.judgement, err);
+                                request->truth, (unsigned)engine->device.units, &exec, &group->result.judgement, err);
     default:
         return attn_error_set(err, ATTN_ERR_UNIMPLEMENTED, "the CPU engine has no operation %u", group->op);
     }

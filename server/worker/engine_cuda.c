@@ -491,8 +491,10 @@ static attn_status_t cuda_run(attn_engine_t *engine, attn_engine_group_t *group,
     case ATTN_OP_FILL:
         return attn_engine_fill(group, (unsigned)(attn_cpus_usable() + 0.5), err);
     case ATTN_OP_JUDGE:
-        return attn_truth_judge(&job.spec, job.cu_seqlens_q, job.cu_seqlens_k, &job.host, job.truth, &ret->judgement,
-                                err);
+        return attn_truth_judge(&job.spec, job.cu_seqlens_q, job.cu_seqlens_k, &job.host, job.truth,
+                                (unsigned)(attn_cpus_usable() + 0.5),
+                                &(attn_exec_t){.checkpoint = job.checkpoint, .checkpoint_arg = job.checkpoint_arg},
+                                &ret->judgement, err);
     default:
         return attn_error_set(err, ATTN_ERR_UNIMPLEMENTED, "the CUDA engine has no operation %u", group->op);
     }

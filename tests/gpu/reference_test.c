@@ -244,7 +244,7 @@ static void truth_compare(request_t *r, const char *name)
 
     /* The GPU's own answer passes by that truth, and one with a key block left out does not. */
     attn_judgement_t judgement;
-    attn_truth_judge(&r->spec, r->cu_q, r->cu_k, &r->host, of_gpu, &judgement, &err);
+    attn_truth_judge(&r->spec, r->cu_q, r->cu_k, &r->host, of_gpu, 4, NULL, &judgement, &err);
     check(judgement.pass, "%s: reference fails its own truth: max %g of %g, row %g, lse %g, special %llu", name,
           judgement.max_abs, judgement.max_abs_allowed, judgement.row_excess, judgement.lse_err,
           (unsigned long long)judgement.special_mismatch);

@@ -37,10 +37,12 @@ attn_status_t attn_truth_compute(const attn_spec_t *spec, const int32_t *cu_seql
                                  const attn_addresses_t *tensors, void *truth, const attn_exec_t *exec,
                                  attn_error_t *err);
 
-/* Judges tensors->o (and ->lse when the spec has it) against a truth blob. */
+/* Judges tensors->o (and ->lse when the spec has it) against a truth blob, on up to `threads` threads in pieces of at
+ * most a few ms: exec->checkpoint is called between them (NULL is fine). The same result on any number of threads.
+ * Errors: INVALID_ARGUMENT, CANCELLED, NO_MEMORY. */
 attn_status_t attn_truth_judge(const attn_spec_t *spec, const int32_t *cu_seqlens_q, const int32_t *cu_seqlens_k,
-                               const attn_addresses_t *tensors, const void *truth, attn_judgement_t *ret,
-                               attn_error_t *err);
+                               const attn_addresses_t *tensors, const void *truth, unsigned threads,
+                               const attn_exec_t *exec, attn_judgement_t *ret, attn_error_t *err);
 
 /* Views into a truth blob, for whoever computes it elsewhere (the GPU) with the same layout. Row r of O64 is
  * sequence-major: for problem p, batch b, head h, query i in that order. `naive_row_err` is ||Onaive - O64||, but at

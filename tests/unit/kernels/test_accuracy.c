@@ -286,7 +286,7 @@ static bool refuse(void *arg)
     return false;
 }
 
-START_TEST(truth_can_be_cancelled)
+START_TEST(truth_and_judge_can_be_cancelled)
 {
     kit_t kit;
     kit_open(
@@ -299,6 +299,9 @@ START_TEST(truth_can_be_cancelled)
     const attn_exec_t exec = {.device = &device, .checkpoint = refuse};
     attn_error_t err;
     ck_assert_int_eq(attn_truth_compute(&kit.spec, NULL, NULL, &kit.at, truth, &exec, &err), ATTN_ERR_CANCELLED);
+    attn_judgement_t judgement; /* of two million elements: more than the 10 ms after which it is asked */
+    ck_assert_int_eq(attn_truth_judge(&kit.spec, NULL, NULL, &kit.at, truth, 1, &exec, &judgement, &err),
+                     ATTN_ERR_CANCELLED);
     free(truth);
     kit_close(&kit);
 }
@@ -306,6 +309,41 @@ END_TEST
 
 /* The first block of Philox4x32-10 with key and counter 0 is 6627e8d5 e169c58d bc57ac4c 9b00dbd8 (Random123's known
  * answers); Box-Muller of it by libm. */
+/* Packed and dense, with blocks that end inside a problem: bit for bit the same on any number of threads. */
+START_TEST(judge_on_threads)
+{
+    static const int32_t cu_q[] = {0, 300, 300, 301, 900}, cu_k[] = {0, 40, 50, 50, 400};
+    for (int packed = 0; packed < 2; packed++) {
+        kit_t kit;
+        attn_spec_t spec = {.dtype = ATTN_DTYPE_F16,
+                            .layout = packed ? ATTN_LAYOUT_THD : ATTN_LAYOUT_BHSD,
+                            .batch = packed ? 4 : 2,
+                            .h_q = 4,
+                            .h_kv = 2,
+                            .d = 40,
+                            .s_q = 900,
+                            .s_kv = 400,
+                            .causal = 1,
+                            .return_lse = 1};
+        kit_open(&kit, spec, packed ? cu_q : NULL, packed ? cu_k : NULL, 3);
+        ck_assert_int_eq(kit_run(&kit, "cpu", 2, NULL), ATTN_OK);
+        kit_expect_pass(&kit, "cpu");
+        attn_judgement_t one, some;
+        ck_assert_int_eq(attn_truth_judge(&kit.spec, kit.cu_q, kit.cu_k, &kit.at, kit.truth, 1, NULL, &one, NULL),
+                         ATTN_OK);
+        for (unsigned threads = 2; threads < 6; threads++) {
+            memset(&some, 0xee, sizeof some);
+            ck_assert_int_eq(
+                attn_truth_judge(&kit.spec, kit.cu_q, kit.cu_k, &kit.at, kit.truth, threads, NULL, &some, NULL),
+                ATTN_OK);
+            ck_assert_mem_eq(&one, &some, sizeof one);
+        }
+        ck_assert_uint_eq(one.elements, (uint64_t)(packed ? 1 : 2) * 900 * 4 * (40 + 1));
+        kit_close(&kit);
+    }
+}
+END_TEST
+
 START_TEST(fill_is_philox)
 {
     static const uint32_t known[] = {0x6627e8d5u, 0xe169c58du, 0xbc57ac4cu, 0x9b00dbd8u};
@@ -413,7 +451,8 @@ int main(void)
     tcase_add_test(tests, judge_sees_another_formula);
     tcase_add_test(tests, truth_of_nothing);
     tcase_add_test(tests, truth_size);
-    tcase_add_test(tests, truth_can_be_cancelled);
+    tcase_add_test(tests, truth_and_judge_can_be_cancelled);
+    tcase_add_test(tests, judge_on_threads);
     tcase_add_test(tests, fill_is_philox);
     tcase_add_test(tests, fill_is_normal);
     tcase_add_test(tests, conversions);
