@@ -117,7 +117,8 @@ struct unix_conn {
     unix_region_t *busy; /* registering or released: to be looked at when there is mail */
 
     pthread_mutex_t lock;
-    unix_run_t *runs_free, *unsent_first, *unsent_last;
+    unix_run_t *runs_free[2]; /* for messages; for the ring, one per entry */
+    unix_run_t *unsent_first, *unsent_last;
     unix_run_t **runs; /* all of them, for cancelling */
     uint32_t run_count, run_room;
     uint32_t flying, flying_messages; /* messages: with those that are not sent yet */
@@ -198,7 +199,7 @@ void unix_run_message(unix_conn_t *conn, uint64_t tag, const Attn__V1__Submit *m
 void unix_run_submission(unix_conn_t *conn, const attn_shm_submission_t *submission); /* op RUN */
 bool unix_run_cancel(unix_conn_t *conn, uint64_t tag);
 void unix_run_cancel_all(unix_conn_t *conn);
-attn_status_t unix_run_reserve(unix_conn_t *conn, uint32_t count, attn_error_t *err);
+attn_status_t unix_run_reserve(unix_conn_t *conn, bool by_ring, uint32_t count, attn_error_t *err);
 bool unix_run_send(unix_run_t *run); /* the answer by message; under conn->lock */
 bool unix_run_put(unix_run_t *run);  /* done with it; under conn->lock. Whether a region waited for that */
 void unix_run_free_all(unix_conn_t *conn);

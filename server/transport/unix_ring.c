@@ -95,7 +95,7 @@ static attn_status_t ring_make(unix_conn_t *conn, uint32_t entries, unix_ring_t 
         status = attn_error_set(err, ATTN_ERR_SYSTEM, "cannot set up a pipe: %s", strerror(errno));
     }
     if (status == ATTN_OK) {
-        status = unix_run_reserve(conn, entries, err);
+        status = unix_run_reserve(conn, true, entries, err);
     }
     if (status != ATTN_OK) {
         ring_free(ring);

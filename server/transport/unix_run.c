@@ -17,7 +17,7 @@ static const char *const tensor_names[ATTN_ASK_PLACES] = {"q", "k", "v", "o", "l
 
 /* ---- runs ---- */
 
-attn_status_t unix_run_reserve(unix_conn_t *conn, uint32_t count, attn_error_t *err)
+attn_status_t unix_run_reserve(unix_conn_t *conn, bool by_ring, uint32_t count, attn_error_t *err)
 {
     unix_run_t **grown = realloc(conn->runs, (conn->run_count + count) * sizeof *grown);
     if (grown == NULL) {
@@ -30,9 +30,10 @@ attn_status_t unix_run_reserve(unix_conn_t *conn, uint32_t count, attn_error_t *
             return attn_error_set(err, ATTN_ERR_NO_MEMORY, "no memory for %u requests", count);
         }
         run->conn = conn;
+        run->by_ring = by_ring;
         pthread_mutex_lock(&conn->lock);
-        run->next = conn->runs_free;
-        conn->runs_free = run;
+        run->next = conn->runs_free[by_ring];
+        conn->runs_free[by_ring] = run;
         pthread_mutex_unlock(&conn->lock);
         conn->runs[conn->run_count++] = run;
     }
@@ -61,8 +62,8 @@ bool unix_run_put(unix_run_t *run)
         }
     }
     run->state = UNIX_RUN_FREE;
-    run->next = conn->runs_free;
-    conn->runs_free = run;
+    run->next = conn->runs_free[run->by_ring];
+    conn->runs_free[run->by_ring] = run;
     if (!run->by_ring) {
         conn->flying_messages--;
     }
@@ -72,10 +73,9 @@ bool unix_run_put(unix_run_t *run)
 static unix_run_t *run_take(unix_conn_t *conn, bool by_ring, uint64_t tag)
 {
     pthread_mutex_lock(&conn->lock);
-    unix_run_t *run = conn->runs_free;
+    unix_run_t *run = conn->runs_free[by_ring];
     if (run != NULL) {
-        conn->runs_free = run->next;
-        run->by_ring = by_ring;
+        conn->runs_free[by_ring] = run->next;
         run->tag = tag;
         run->state = UNIX_RUN_FREE;
         conn->flying_messages += !by_ring;
@@ -432,14 +432,14 @@ void unix_run_message(unix_conn_t *conn, uint64_t tag, const Attn__V1__Submit *m
     const attn_variant_info_t *variant = NULL;
     conn->submissions++;
     pthread_mutex_lock(&conn->lock);
-    bool full = conn->flying_messages >= UNIX_IN_FLIGHT_MAX, none = conn->runs_free == NULL;
+    bool full = conn->flying_messages >= UNIX_IN_FLIGHT_MAX, none = conn->runs_free[false] == NULL;
     pthread_mutex_unlock(&conn->lock);
     attn_status_t status = ATTN_OK;
     if (full) {
         status = attn_error_set(&err, ATTN_ERR_UNAVAILABLE, "%u submissions wait for their answers already",
                                 UNIX_IN_FLIGHT_MAX);
     } else if (none) {
-        status = unix_run_reserve(conn, 4, &err);
+        status = unix_run_reserve(conn, false, 4, &err);
     }
     if (status != ATTN_OK) {
         attn_front_tally_refused(ATTN_DOOR_SOCKET, status);

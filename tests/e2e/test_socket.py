@@ -213,6 +213,7 @@ def test_a_region_that_begins_anywhere(connect, pbs):
         assert np.abs(o - attention(p.q, p.k, p.v)[0]).max() < 4e-3
 
 
+@pytest.mark.heavy
 def test_a_drain_finishes_what_is_under_way(start, pbs):
     d = SocketDaemon("--drain-timeout-ms", "20000")
     try:

@@ -522,6 +522,19 @@ def test_completions_that_nobody_reaps(door, connect, pbs):
     assert sorted(d.tag for d in done) == list(range(16))
 
 
+def test_a_full_ring_and_messages_at_once(connect, pbs):
+    """Both ways of one connection at their limits together."""
+    c = connect()
+    p = Problem(shape=(1, 512, 4, 64), s_kv=512).register(c)
+    ring = c.open_ring(8)
+    tags = [c.send(submit=pbs.Submit(request=p.request(pbs))) for _ in range(64)]
+    for i in range(8):
+        ring.submit(p.submission(i))
+    assert sorted(ring.wait().tag for _ in range(8)) == list(range(8))
+    for tag in tags:
+        c.wait(tag)
+
+
 def test_answers_that_nobody_reads(door, pbs):
     """64 submissions by message wait for their answers, one more is refused; the socket of one that reads nothing fills
     up and is left alone."""
