@@ -19,6 +19,15 @@ attn_status_t attn_cuda_truth_compute(const attn_spec_t *spec, const int32_t *cu
                                       attn_error_t *err);
 size_t attn_cuda_truth_workspace(const attn_spec_t *spec, const attn_device_t *device);
 
+/* Copies by one kernel, for many small pieces: each side is device memory or pinned and mapped host memory; addresses
+ * and lengths are multiples of 16. Over 100 of them come in several launches. Asynchronous. Returns a cudaError_t. */
+typedef struct attn_cuda_move {
+    void *to;
+    const void *from;
+    size_t bytes;
+} attn_cuda_move_t;
+int attn_cuda_gather(const attn_cuda_move_t *moves, uint32_t count, void *stream);
+
 /* Fills *err for a failed CUDA call: NO_MEMORY or DEVICE. `rc` is a cudaError_t. "<what>: <CUDA's sentence>". */
 attn_status_t attn_cuda_error(attn_error_t *err, int rc, const char *what);
 

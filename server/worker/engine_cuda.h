@@ -1,79 +1,100 @@
-/* worker/engine_cuda.h: the parts of the CUDA engine among each other. Main thread only. */
+/* worker/engine_cuda.h: the parts of the CUDA engine among each other. Main thread only, unless said otherwise. */
 #ifndef ATTND_WORKER_ENGINE_CUDA_H
 #define ATTND_WORKER_ENGINE_CUDA_H
 
 #include <cuda_runtime_api.h>
 
+#include "cuda/cuda.h"
 #include "worker/engine.h"
 
 /* Rounds that are queued at a time: behind the first, no launch is waited for, so that a round of a few microseconds
  * is timed without the time that a launch takes. */
 enum { ATTN_CUDA_ROUNDS = 32 };
 
-/* One arena as the GPU can reach it: pinned from its start on, in pieces. */
-typedef struct attn_cuda_arena {
-    char *host;   /* as jobs see it (worker/memory.h); NULL in the lab class */
+/* Host memory as the GPU can reach it: pinned from its start on, in pieces. */
+typedef struct attn_cuda_range {
+    struct attn_cuda_range *next;
+    char *host;   /* as groups see it; NULL in the lab class */
     char *mapped; /* the same memory where it is pinned: `host`, or a writable mapping of the engine's own */
     uint64_t bytes;
     uint64_t pinned; /* bytes from the start; grows in idle() */
     bool closed;     /* pinning failed once: the rest stays pageable, which is slower and still right */
-} attn_cuda_arena_t;
+} attn_cuda_range_t;
 
 typedef struct attn_cuda_nvml attn_cuda_nvml_t;
+typedef struct attn_cuda_waiter attn_cuda_waiter_t;
 
-/* One request with what its group says. */
-typedef struct attn_cuda_job {
-    uint32_t op;
-    const char *variant;
-    attn_spec_t spec;
-    attn_sizes_t sizes;
-    const int32_t *cu_seqlens_q, *cu_seqlens_k;
-    attn_addresses_t host;
-    void *truth;
-    uint32_t warmup, repeat;
-    bool (*checkpoint)(void *checkpoint_arg);
-    void *checkpoint_arg;
-} attn_cuda_job_t;
-
-/* Slices of one large job: while one is computed, the next is copied in and the last copied out. */
+/* Slices of one large request: while one is computed, the next is copied in and the last copied out. */
 enum { ATTN_CUDA_SLICES = 8 };
 typedef struct attn_cuda_span {
     uint64_t offset, bytes; /* of a tensor */
 } attn_cuda_span_t;
 typedef struct attn_cuda_slice {
-    attn_problem_t problem;   /* of a job in several slices */
+    attn_problem_t problem;   /* of a request in several slices */
     attn_cuda_span_t q, k, v; /* to be copied in before it; what earlier slices brought is not repeated */
     attn_cuda_span_t o, lse;  /* to be copied out after it */
 } attn_cuda_slice_t;
 
+/* Copies of one direction that belong together; neighbours on both sides become one. */
+enum { ATTN_CUDA_MOVES = 3 * ATTN_WIRE_GROUP_MAX };
+typedef struct attn_cuda_pair {
+    char *device, *host;
+    uint64_t bytes;
+} attn_cuda_pair_t;
+typedef struct attn_cuda_moves {
+    uint32_t count;
+    uint64_t bytes; /* of tensors */
+    attn_cuda_pair_t pair[ATTN_CUDA_MOVES];
+} attn_cuda_moves_t;
+
+/* A group on its way, with all that must not be shared with another. */
+typedef struct attn_cuda_flight {
+    attn_engine_group_t *group; /* NULL: free */
+    bool queued;                /* on the device; else it ended in submit() */
+    uint64_t range;             /* a profiler's */
+    char *slab;                 /* device memory of its tensors; grows, and shrinks after a while */
+    uint64_t slab_bytes;
+    uint32_t slab_small; /* groups in a row that needed little of a large slab */
+    char *staging;       /* pinned: what launches upload */
+    uint64_t staging_bytes;
+    attn_problem_t *problems;
+    uint32_t problem_room;
+
+    cudaEvent_t began, copied_in[ATTN_CUDA_SLICES], launched[ATTN_CUDA_SLICES], computed[ATTN_CUDA_SLICES], copied_out;
+    cudaEvent_t done; /* one of these: after it nothing touches the group's memory */
+    uint32_t slices;
+    bool direct; /* the kernel writes the answers to their places itself */
+    bool apart;  /* copies have streams of their own */
+    attn_addresses_t device[ATTN_WIRE_GROUP_MAX];
+} attn_cuda_flight_t;
+
 struct attn_engine {
     attn_engine_setup_t setup;
     attn_device_t device;
-    uint32_t spin_us;
-    attn_cuda_nvml_t *nvml; /* NULL where there is none */
+    attn_cuda_nvml_t *nvml;     /* NULL where there is none */
+    attn_cuda_waiter_t *waiter; /* NULL where the loop never sleeps */
+    bool annotate;              /* a profiler listens */
 
     cudaStream_t compute, in, out;
-    cudaEvent_t began, copied_out;
-    cudaEvent_t copied_in[ATTN_CUDA_SLICES];
-    cudaEvent_t round[2 * ATTN_CUDA_ROUNDS];
-
-    attn_cuda_arena_t input, output;
-
-    char *slab; /* device memory of the job in hand; grows, and shrinks after a while */
-    uint64_t slab_bytes;
-    uint32_t slab_jobs_small; /* jobs in a row that needed little of a large slab */
-    char *workspace;          /* device; its first ATTN_WORKSPACE_ZEROED bytes are zero between launches */
+    attn_cuda_range_t input, output;
+    attn_cuda_range_t *ranges; /* these two and all others, in no order */
+    char *workspace;           /* device; its first ATTN_WORKSPACE_ZEROED bytes are zero between launches, which follow
+                                  each other on one stream */
     uint64_t workspace_bytes;
-    char *staging; /* pinned */
-    uint64_t staging_bytes;
 
-    attn_engine_queue_t queue;
-    attn_problem_t *problems;
-    uint32_t problem_room;
+    attn_cuda_flight_t flight[ATTN_WIRE_GROUPS];
+    attn_engine_queue_t order; /* groups in hand */
+    attn_cuda_moves_t moves_in, moves_out;
+
+    /* What runs its rounds with nothing else: engine_cuda_alone.c. */
+    cudaEvent_t round[2 * ATTN_CUDA_ROUNDS];
     double rounds[ATTN_WIRE_REPEAT_MAX];
 
-    /* Outputs up to this size are written by the kernel to pinned memory rather than copied there. */
+    /* Answers of a group up to this size in all are written by the kernel to pinned memory rather than copied there. */
     uint64_t direct_bytes;
+    /* Inputs of a group up to this size in all are fetched by a kernel rather than by copies. */
+    uint64_t gather_bytes;
+    bool batch_copies; /* copies of a group are queued by one call */
 };
 
 /* engine_cuda_device.c: makes `setup->device` the only GPU of this process and fills in what it is. */
@@ -83,26 +104,56 @@ attn_cuda_nvml_t *attn_cuda_nvml_open(const char *uuid, char *ret_driver, size_t
 void attn_cuda_nvml_close(attn_cuda_nvml_t *nvml); /* NULL is fine */
 void attn_cuda_nvml_clocks(const attn_cuda_nvml_t *nvml, uint32_t *ret_sm_mhz, uint32_t *ret_mem_mhz);
 
-/* engine_cuda_slices.c: cuts a job (dense, one round) whose tensors lie at `device` into up to ATTN_CUDA_SLICES slices
- * by batch, or by query rows where the batch is one. Returns 1 for a job that is better left whole, with the spans of
- * all of it and no problem. Every row's bits are those of the job left whole. Pure. */
-uint32_t attn_cuda_slices(const attn_cuda_job_t *job, const attn_addresses_t *device,
+/* engine_cuda_slices.c: cuts a request whose tensors lie at `device` into up to ATTN_CUDA_SLICES slices by batch, or by
+ * query rows where the batch is one. Returns 1 for one that is better left whole, with the spans of all of it and no
+ * problem. Every row's bits are those of the request left whole. Pure. */
+uint32_t attn_cuda_slices(const attn_engine_request_t *request, const attn_addresses_t *device,
                           attn_cuda_slice_t ret[ATTN_CUDA_SLICES]);
 
+/* engine_cuda_flight.c: groups that overlap with others. */
+attn_status_t attn_cuda_flight_open(attn_cuda_flight_t *flight, attn_error_t *err);
+void attn_cuda_flight_close(attn_cuda_flight_t *flight);
+/* Queues all of the group. After an error, work may be on the streams. */
+attn_status_t attn_cuda_flight_queue(attn_engine_t *engine, attn_cuda_flight_t *flight, attn_error_t *err);
+/* Times of a flight that has ended well. */
+void attn_cuda_flight_times(const attn_cuda_flight_t *flight, attn_engine_result_t *ret);
+/* Problems of the group at flight->device, into flight->problems. */
+attn_status_t attn_cuda_flight_problems(attn_cuda_flight_t *flight, attn_group_t *ret, attn_error_t *err);
+/* Places of a request's tensors in the slab from `offset` on, at the distances that they have in an arena where they
+ * were placed in one go. Tensors on the device stay where they are. Returns the end. */
+uint64_t attn_cuda_flight_place(attn_cuda_flight_t *flight, uint32_t i, uint64_t offset, bool outputs);
+
+/* engine_cuda_alone.c: rounds with timing, and the truth: queued and waited for. */
+attn_status_t attn_cuda_alone_rounds(attn_engine_t *engine, attn_cuda_flight_t *flight, attn_error_t *err);
+attn_status_t attn_cuda_alone_truth(attn_engine_t *engine, attn_cuda_flight_t *flight, attn_error_t *err);
+
+double attn_cuda_elapsed_us(cudaEvent_t from, cudaEvent_t to);
+
 /* engine_cuda_memory.c */
-void attn_cuda_arenas_open(attn_engine_t *engine); /* pins the first extent of each; never fails, see `closed` */
-void attn_cuda_arenas_close(attn_engine_t *engine);
-bool attn_cuda_arenas_pin(attn_engine_t *engine); /* one more piece; whether there is more */
-/* Where the GPU reads and writes `bytes` of an arena directly; NULL when they are not all pinned. */
-void *attn_cuda_arena_direct(const attn_cuda_arena_t *arena, const void *host, uint64_t bytes);
-cudaError_t attn_cuda_copy_in(const attn_engine_t *engine, void *device, const void *host, uint64_t bytes,
-                              cudaStream_t stream);
-cudaError_t attn_cuda_copy_out(const attn_engine_t *engine, void *host, const void *device, uint64_t bytes,
-                               cudaStream_t stream);
+void attn_cuda_ranges_open(attn_engine_t *engine); /* the arenas, with a first extent of each pinned; never fails */
+void attn_cuda_ranges_close(attn_engine_t *engine);
+bool attn_cuda_ranges_pin(attn_engine_t *engine); /* one more piece; whether there is more */
+/* Where the GPU reads and writes `bytes` of host memory directly; NULL when they are not all pinned. */
+void *attn_cuda_direct(const attn_engine_t *engine, const void *host, uint64_t bytes);
+/* Adds a copy to the device, or from it. */
+void attn_cuda_moves_add(attn_cuda_moves_t *moves, void *device, const void *host, uint64_t bytes, bool in);
+/* Queues the copies and empties the list. `gather`: by a kernel, if it can do these. */
+cudaError_t attn_cuda_moves_queue(const attn_engine_t *engine, attn_cuda_moves_t *moves, bool in, bool gather,
+                                  cudaStream_t stream, bool *ret_gathered);
 /* Each makes at least `bytes` available; contents are lost. */
-attn_status_t attn_cuda_slab(attn_engine_t *engine, uint64_t bytes, attn_error_t *err);
+attn_status_t attn_cuda_slab(attn_engine_t *engine, attn_cuda_flight_t *flight, uint64_t bytes, attn_error_t *err);
 attn_status_t attn_cuda_workspace(attn_engine_t *engine, uint64_t bytes, attn_error_t *err);
-attn_status_t attn_cuda_staging(attn_engine_t *engine, uint64_t bytes, attn_error_t *err);
-void attn_cuda_memory_close(attn_engine_t *engine);
+attn_status_t attn_cuda_staging(attn_cuda_flight_t *flight, uint64_t bytes, attn_error_t *err);
+
+/* engine_cuda_waiter.c: a thread that sleeps on an event and then calls setup->wake(). */
+attn_status_t attn_cuda_waiter_open(const attn_engine_setup_t *setup, attn_cuda_waiter_t **ret, attn_error_t *err);
+void attn_cuda_waiter_close(attn_cuda_waiter_t *waiter); /* NULL is fine */
+void attn_cuda_waiter_watch(attn_cuda_waiter_t *waiter, cudaEvent_t event);
+
+/* engine_cuda_nvtx.c: ranges for Nsight: one per group from submit to its end, named by variant, size and the ids of
+ * its requests. */
+bool attn_cuda_nvtx_wanted(void); /* a profiler has been injected into this process */
+uint64_t attn_cuda_nvtx_begin(const attn_engine_group_t *group);
+void attn_cuda_nvtx_end(uint64_t range);
 
 #endif

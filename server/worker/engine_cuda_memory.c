@@ -1,10 +1,8 @@
-/* worker/engine_cuda_memory.c: pinned pieces of the arenas, copies to and from them, and device memory that is kept
- * between jobs. Main thread. */
+/* worker/engine_cuda_memory.c: pinned host memory, copies to and from it, and device memory that is kept between
+ * groups. Main thread. */
 #include "worker/engine_cuda.h"
 
 #include <sys/mman.h>
-
-#include "cuda/cuda.h"
 
 /* Pinning costs 180 ms/GiB, or 470 where pages must be made first (H200), and stalls launches meanwhile: 64 MiB before
  * the first job, then 4 MiB (2 ms) at a time while there is nothing to do. A copy may not cross from one registration
@@ -14,16 +12,16 @@
 
 #define SLAB_FIRST (UINT64_C(64) << 20)
 #define SLAB_LARGE (UINT64_C(1) << 30)
-enum { SLAB_PATIENCE = 64 };
+enum { SLAB_PATIENCE = 64, BATCH_COPIES_MIN = 2 };
 #define WORKSPACE_STEP (UINT64_C(4) << 20)
 
-static uint64_t pin_step(const attn_cuda_arena_t *arena)
+static uint64_t pin_step(const attn_cuda_range_t *arena)
 {
     uint64_t step = arena->pinned == 0 ? PIN_FIRST : PIN_PIECE;
     return step < arena->bytes - arena->pinned ? step : arena->bytes - arena->pinned;
 }
 
-static void pin_next(attn_cuda_arena_t *arena, unsigned flags)
+static void pin_next(attn_cuda_range_t *arena, unsigned flags)
 {
     uint64_t bytes = pin_step(arena);
     if (arena->closed || bytes == 0)
@@ -36,9 +34,11 @@ static void pin_next(attn_cuda_arena_t *arena, unsigned flags)
     }
 }
 
-/* Jobs see the input arena read-only. Where the driver cannot pin such a mapping, the engine makes a writable one. */
-static void arena_open(attn_engine_t *engine, uint32_t region, attn_cuda_arena_t *ret)
+/* Groups see the input arena read-only. Where the driver cannot pin such a mapping, the engine makes a writable one. */
+static void arena_open(attn_engine_t *engine, uint32_t region, attn_cuda_range_t *ret)
 {
+    ret->next = engine->ranges;
+    engine->ranges = ret;
     ret->host = attn_memory_arena(engine->setup.memory, region, &ret->bytes);
     ret->mapped = ret->host;
     if (!ret->host || ret->bytes == 0) {
@@ -54,30 +54,30 @@ static void arena_open(attn_engine_t *engine, uint32_t region, attn_cuda_arena_t
     pin_next(ret, cudaHostRegisterMapped);
 }
 
-void attn_cuda_arenas_open(attn_engine_t *engine)
+void attn_cuda_ranges_open(attn_engine_t *engine)
 {
     arena_open(engine, ATTN_REGION_INPUT, &engine->input);
     arena_open(engine, ATTN_REGION_OUTPUT, &engine->output);
 }
 
-static void arena_close(attn_cuda_arena_t *arena)
+static void arena_close(attn_cuda_range_t *arena)
 {
     for (uint64_t at = 0; at < arena->pinned; at += at == 0 ? PIN_FIRST : PIN_PIECE)
         cudaHostUnregister(arena->mapped + at);
     if (arena->mapped && arena->mapped != arena->host)
         munmap(arena->mapped, arena->bytes);
-    *arena = (attn_cuda_arena_t){.closed = true};
+    *arena = (attn_cuda_range_t){.closed = true};
 }
 
-void attn_cuda_arenas_close(attn_engine_t *engine)
+void attn_cuda_ranges_close(attn_engine_t *engine)
 {
     arena_close(&engine->input);
     arena_close(&engine->output);
 }
 
-bool attn_cuda_arenas_pin(attn_engine_t *engine)
+bool attn_cuda_ranges_pin(attn_engine_t *engine)
 {
-    attn_cuda_arena_t *in = &engine->input, *out = &engine->output;
+    attn_cuda_range_t *in = &engine->input, *out = &engine->output;
     bool in_open = !in->closed && in->pinned < in->bytes, out_open = !out->closed && out->pinned < out->bytes;
     if (in_open && (!out_open || in->pinned <= out->pinned))
         pin_next(in, cudaHostRegisterMapped);
@@ -86,59 +86,124 @@ bool attn_cuda_arenas_pin(attn_engine_t *engine)
     return in_open || out_open;
 }
 
-static bool arena_holds(const attn_cuda_arena_t *arena, const void *host, uint64_t bytes)
+/* The range that holds all of the bytes, with where in it; NULL for memory that is nobody's. */
+static const attn_cuda_range_t *range_of(const attn_engine_t *engine, const char *host, uint64_t bytes,
+                                         uint64_t *ret_offset)
 {
-    const char *at = host;
-    return arena->host && at >= arena->host && bytes <= arena->bytes &&
-           (uint64_t)(at - arena->host) <= arena->bytes - bytes;
+    for (const attn_cuda_range_t *range = engine->ranges; range; range = range->next)
+        if (range->host && host >= range->host && bytes <= range->bytes &&
+            (uint64_t)(host - range->host) <= range->bytes - bytes) {
+            *ret_offset = (uint64_t)(host - range->host);
+            return range;
+        }
+    return NULL;
 }
 
-void *attn_cuda_arena_direct(const attn_cuda_arena_t *arena, const void *host, uint64_t bytes)
+void *attn_cuda_direct(const attn_engine_t *engine, const void *host, uint64_t bytes)
 {
-    if (!arena_holds(arena, host, bytes))
-        return NULL;
-    uint64_t offset = (uint64_t)((const char *)host - arena->host);
-    return offset + bytes <= arena->pinned ? arena->mapped + offset : NULL;
+    uint64_t offset;
+    const attn_cuda_range_t *range = range_of(engine, host, bytes, &offset);
+    return range && offset + bytes <= range->pinned ? range->mapped + offset : NULL;
 }
 
 /* Bytes from `offset` on that one copy may move: up to the end of a registration, or all that is pageable. */
-static uint64_t copy_step(const attn_cuda_arena_t *arena, uint64_t offset, uint64_t bytes)
+static uint64_t copy_step(const attn_cuda_range_t *range, uint64_t offset, uint64_t bytes)
 {
-    if (offset >= arena->pinned)
+    if (offset >= range->pinned)
         return bytes;
     uint64_t end = offset < PIN_FIRST ? PIN_FIRST : PIN_FIRST + ((offset - PIN_FIRST) / PIN_PIECE + 1) * PIN_PIECE;
-    end = end < arena->pinned ? end : arena->pinned;
+    end = end < range->pinned ? end : range->pinned;
     return bytes < end - offset ? bytes : end - offset;
 }
 
-static cudaError_t copy(const attn_cuda_arena_t *arena, char *device, char *host, uint64_t bytes,
-                        enum cudaMemcpyKind kind, cudaStream_t stream)
+void attn_cuda_moves_add(attn_cuda_moves_t *moves, void *device, const void *host, uint64_t bytes, bool in)
+{
+    if (bytes == 0)
+        return;
+    moves->bytes += bytes;
+    attn_cuda_pair_t *last = moves->count > 0 ? &moves->pair[moves->count - 1] : NULL;
+    /* Inputs lie page by page: what is between two of them is the first one's and may be copied along. An answer's
+     * place is written to its last byte and no further. */
+    uint64_t reach = !last ? 0 : in ? ATTN_WIRE_ROUND(last->bytes) : last->bytes;
+    if (last && last->device + reach == (char *)device && last->host + reach == (const char *)host)
+        last->bytes = reach + bytes;
+    else
+        moves->pair[moves->count++] = (attn_cuda_pair_t){device, (char *)(uintptr_t)host, bytes};
+}
+
+/* The copies as the driver takes them all at once: only when each lies in one registration. */
+static bool moves_resolve(const attn_engine_t *engine, const attn_cuda_moves_t *moves, bool in,
+                          attn_cuda_move_t ret[ATTN_CUDA_MOVES])
+{
+    for (uint32_t i = 0; i < moves->count; i++) {
+        const attn_cuda_pair_t *pair = &moves->pair[i];
+        uint64_t offset;
+        const attn_cuda_range_t *range = range_of(engine, pair->host, pair->bytes, &offset);
+        if (!range || offset + pair->bytes > range->pinned || copy_step(range, offset, pair->bytes) != pair->bytes)
+            return false;
+        char *there = range->mapped + offset;
+        ret[i] = in ? (attn_cuda_move_t){pair->device, there, pair->bytes}
+                    : (attn_cuda_move_t){there, pair->device, pair->bytes};
+    }
+    return true;
+}
+
+/* A copy may not cross from one registration into another. */
+static cudaError_t pair_copy(const attn_engine_t *engine, const attn_cuda_pair_t *pair, bool in, cudaStream_t stream)
 {
     cudaError_t rc = cudaSuccess;
-    bool inside = arena_holds(arena, host, bytes);
-    uint64_t offset = inside ? (uint64_t)(host - arena->host) : 0;
-    for (uint64_t done = 0; done < bytes && rc == cudaSuccess;) {
-        uint64_t step = inside ? copy_step(arena, offset + done, bytes - done) : bytes;
-        char *there = inside && offset + done < arena->pinned ? arena->mapped + offset + done : host + done;
-        rc = kind == cudaMemcpyHostToDevice ? cudaMemcpyAsync(device + done, there, step, kind, stream)
-                                            : cudaMemcpyAsync(there, device + done, step, kind, stream);
+    uint64_t offset = 0;
+    const attn_cuda_range_t *range = range_of(engine, pair->host, pair->bytes, &offset);
+    for (uint64_t done = 0; done < pair->bytes && rc == cudaSuccess;) {
+        uint64_t step = range ? copy_step(range, offset + done, pair->bytes - done) : pair->bytes;
+        char *there = range && offset + done < range->pinned ? range->mapped + offset + done : pair->host + done;
+        rc = in ? cudaMemcpyAsync(pair->device + done, there, step, cudaMemcpyHostToDevice, stream)
+                : cudaMemcpyAsync(there, pair->device + done, step, cudaMemcpyDeviceToHost, stream);
         done += step;
     }
     return rc;
 }
 
-cudaError_t attn_cuda_copy_in(const attn_engine_t *engine, void *device, const void *host, uint64_t bytes,
-                              cudaStream_t stream)
+static cudaError_t moves_batch(const attn_cuda_move_t *moves, uint32_t count, cudaStream_t stream)
 {
-    /* Read only, whatever the pointer says; TRUTH and JUDGE read outputs, so either arena may be the source. */
-    return copy(arena_holds(&engine->output, host, bytes) ? &engine->output : &engine->input, device,
-                (char *)(uintptr_t)host, bytes, cudaMemcpyHostToDevice, stream);
+    void *to[ATTN_CUDA_MOVES];
+    const void *from[ATTN_CUDA_MOVES];
+    size_t bytes[ATTN_CUDA_MOVES], first = 0;
+    struct cudaMemcpyAttributes attributes = {.srcAccessOrder = cudaMemcpySrcAccessOrderStream};
+    for (uint32_t i = 0; i < count; i++) {
+        to[i] = moves[i].to;
+        from[i] = moves[i].from;
+        bytes[i] = moves[i].bytes;
+    }
+    return cudaMemcpyBatchAsync(to, from, bytes, count, &attributes, &first, 1, stream);
 }
 
-cudaError_t attn_cuda_copy_out(const attn_engine_t *engine, void *host, const void *device, uint64_t bytes,
-                               cudaStream_t stream)
+static bool multiples_of_16(const attn_cuda_moves_t *moves)
 {
-    return copy(&engine->output, (char *)(uintptr_t)device, host, bytes, cudaMemcpyDeviceToHost, stream);
+    for (uint32_t i = 0; i < moves->count; i++)
+        if (moves->pair[i].bytes % 16 != 0)
+            return false;
+    return true;
+}
+
+cudaError_t attn_cuda_moves_queue(const attn_engine_t *engine, attn_cuda_moves_t *moves, bool in, bool gather,
+                                  cudaStream_t stream, bool *ret_gathered)
+{
+    attn_cuda_move_t resolved[ATTN_CUDA_MOVES];
+    cudaError_t rc = cudaSuccess;
+    gather = gather && moves->count > 0 && multiples_of_16(moves);
+    bool batch = engine->batch_copies && moves->count >= BATCH_COPIES_MIN;
+    bool together = (gather || batch) && moves_resolve(engine, moves, in, resolved);
+    *ret_gathered = together && gather;
+    if (*ret_gathered)
+        rc = (cudaError_t)attn_cuda_gather(resolved, moves->count, stream);
+    else if (together)
+        rc = moves_batch(resolved, moves->count, stream);
+    for (uint32_t i = 0; i < moves->count && rc == cudaSuccess && !together; i++)
+        rc = pair_copy(engine, &moves->pair[i], in, stream);
+    moves->count = 0;
+    moves->bytes = 0;
+    return rc;
 }
 
 static attn_status_t device_alloc(char **at, uint64_t *at_bytes, uint64_t bytes, const char *what, attn_error_t *err)
@@ -164,45 +229,57 @@ static attn_status_t device_alloc(char **at, uint64_t *at_bytes, uint64_t bytes,
     return ATTN_OK;
 }
 
-attn_status_t attn_cuda_slab(attn_engine_t *engine, uint64_t bytes, attn_error_t *err)
+attn_status_t attn_cuda_slab(attn_engine_t *engine, attn_cuda_flight_t *flight, uint64_t bytes, attn_error_t *err)
 {
-    bool small = engine->slab_bytes > SLAB_LARGE && bytes < engine->slab_bytes / 4;
-    engine->slab_jobs_small = small ? engine->slab_jobs_small + 1 : 0;
-    bool fits = bytes <= engine->slab_bytes;
-    if (fits && engine->slab_jobs_small < SLAB_PATIENCE)
+    bool small = flight->slab_bytes > SLAB_LARGE && bytes < flight->slab_bytes / 4;
+    flight->slab_small = small ? flight->slab_small + 1 : 0;
+    bool fits = bytes <= flight->slab_bytes;
+    if (fits && flight->slab_small < SLAB_PATIENCE)
         return ATTN_OK;
-    engine->slab_jobs_small = 0;
+    flight->slab_small = 0;
     /* A quarter more than asked, so that requests which grow slowly do not reserve anew each time. */
     uint64_t generous =
         bytes < SLAB_FIRST ? SLAB_FIRST : (bytes + bytes / 4 + SLAB_FIRST - 1) / SLAB_FIRST * SLAB_FIRST;
-    attn_status_t status = device_alloc(&engine->slab, &engine->slab_bytes, generous, "tensors", NULL);
-    if (status == ATTN_ERR_NO_MEMORY)
-        status = device_alloc(&engine->slab, &engine->slab_bytes, bytes, "tensors", err);
-    else if (status != ATTN_OK)
+    attn_status_t status = device_alloc(&flight->slab, &flight->slab_bytes, generous, "tensors", NULL);
+    if (status == ATTN_ERR_NO_MEMORY) {
+        /* What other flights keep for later is worth less than this group. Freeing waits for the device. */
+        for (uint32_t i = 0; i < ATTN_WIRE_GROUPS; i++)
+            if (!engine->flight[i].group) {
+                cudaFree(engine->flight[i].slab);
+                engine->flight[i].slab = NULL;
+                engine->flight[i].slab_bytes = 0;
+            }
+        status = device_alloc(&flight->slab, &flight->slab_bytes, bytes, "tensors", err);
+    } else if (status != ATTN_OK) {
         attn_error_set(err, status, "device memory cannot be reserved");
+    }
     return status;
 }
 
+/* Launches that still run use the old workspace. */
 attn_status_t attn_cuda_workspace(attn_engine_t *engine, uint64_t bytes, attn_error_t *err)
 {
     if (bytes <= engine->workspace_bytes)
         return ATTN_OK;
+    cudaError_t rc = cudaStreamSynchronize(engine->compute);
+    if (rc != cudaSuccess)
+        return attn_cuda_error(err, (int)rc, "the workspace cannot grow");
     attn_status_t status =
         device_alloc(&engine->workspace, &engine->workspace_bytes,
                      (bytes + WORKSPACE_STEP - 1) / WORKSPACE_STEP * WORKSPACE_STEP, "workspace", err);
     if (status != ATTN_OK)
         return status;
-    cudaError_t rc = cudaMemsetAsync(engine->workspace, 0, ATTN_WORKSPACE_ZEROED, engine->compute);
+    rc = cudaMemsetAsync(engine->workspace, 0, ATTN_WORKSPACE_ZEROED, engine->compute);
     return rc == cudaSuccess ? ATTN_OK : attn_cuda_error(err, (int)rc, "the workspace cannot be cleared");
 }
 
-attn_status_t attn_cuda_staging(attn_engine_t *engine, uint64_t bytes, attn_error_t *err)
+attn_status_t attn_cuda_staging(attn_cuda_flight_t *flight, uint64_t bytes, attn_error_t *err)
 {
-    if (bytes <= engine->staging_bytes)
+    if (bytes <= flight->staging_bytes)
         return ATTN_OK;
-    cudaFreeHost(engine->staging);
-    engine->staging = NULL;
-    engine->staging_bytes = 0;
+    cudaFreeHost(flight->staging);
+    flight->staging = NULL;
+    flight->staging_bytes = 0;
     void *memory = NULL;
     bytes = (bytes + 65535) / 65536 * 65536;
     cudaError_t rc = cudaHostAlloc(&memory, bytes, cudaHostAllocDefault);
@@ -210,14 +287,7 @@ attn_status_t attn_cuda_staging(attn_engine_t *engine, uint64_t bytes, attn_erro
         cudaGetLastError();
         return attn_cuda_error(err, (int)rc, "pinned staging memory cannot be reserved");
     }
-    engine->staging = memory;
-    engine->staging_bytes = bytes;
+    flight->staging = memory;
+    flight->staging_bytes = bytes;
     return ATTN_OK;
-}
-
-void attn_cuda_memory_close(attn_engine_t *engine)
-{
-    cudaFree(engine->slab);
-    cudaFree(engine->workspace);
-    cudaFreeHost(engine->staging);
 }

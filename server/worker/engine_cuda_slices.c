@@ -1,5 +1,5 @@
-/* worker/engine_cuda_slices.c: cuts a large job so that its copies run under its computation: over PCIe the tensors of
- * (1,4096,4096,32/8,128) take 0.9 ms in and 0.6 ms out, its kernel 0.25 ms. Pure, any thread. */
+/* worker/engine_cuda_slices.c: cuts a large request so that its copies run under its computation: over PCIe the tensors
+ * of (1,4096,4096,32/8,128) take 0.9 ms in and 0.6 ms out, its kernel 0.25 ms. Pure, any thread. */
 #include "worker/engine_cuda.h"
 
 #include <string.h>
@@ -7,16 +7,16 @@
 /* A slice moves at least this much, 80 us each way: below, launches and events cost more than the overlap saves. */
 #define SLICE_BYTES (UINT64_C(4) << 20)
 
-/* A multiple of every kernel's query rows per tile (64, 128, 192), so that a slice begins a tile where the whole job
+/* A multiple of every kernel's query rows per tile (64, 128, 192), so that a slice begins a tile where the whole
  * would, and its bits are the same. */
 #define SLICE_ROWS INT64_C(384)
 
-static uint32_t slices_wanted(const attn_cuda_job_t *job)
+static uint32_t slices_wanted(const attn_engine_request_t *request)
 {
-    const attn_spec_t *spec = &job->spec;
-    if (spec->layout == ATTN_LAYOUT_THD || job->warmup > 0 || job->repeat > 1)
+    const attn_spec_t *spec = &request->spec;
+    if (spec->layout == ATTN_LAYOUT_THD)
         return 1;
-    uint64_t slices = (job->sizes.q + job->sizes.k + job->sizes.v) / SLICE_BYTES;
+    uint64_t slices = (request->sizes.q + request->sizes.k + request->sizes.v) / SLICE_BYTES;
     uint64_t parts = spec->batch;
     if (spec->batch == 1)
         parts = spec->layout == ATTN_LAYOUT_BSHD ? ((uint64_t)spec->s_q + SLICE_ROWS - 1) / SLICE_ROWS : 1;
@@ -35,11 +35,11 @@ static void *advance(void *data, uint64_t bytes)
     return (char *)data + bytes;
 }
 
-static void slice_batches(const attn_cuda_job_t *job, const attn_problem_t *whole, uint64_t first, uint64_t end,
-                          attn_cuda_slice_t *ret)
+static void slice_batches(const attn_engine_request_t *request, const attn_problem_t *whole, uint64_t first,
+                          uint64_t end, attn_cuda_slice_t *ret)
 {
     uint64_t batch = whole->batch;
-    uint64_t q = job->sizes.q / batch, kv = job->sizes.k / batch, lse = job->sizes.lse / batch;
+    uint64_t q = request->sizes.q / batch, kv = request->sizes.k / batch, lse = request->sizes.lse / batch;
     attn_cuda_slice_t slice = {.problem = *whole,
                                .q = span(first * q, end * q),
                                .k = span(first * kv, end * kv),
@@ -58,19 +58,19 @@ static void slice_batches(const attn_cuda_job_t *job, const attn_problem_t *whol
 
 /* Query rows [first, end). Bottom-right: they see the first s_kv - s_q + end keys, so causal slices need only as much
  * of K and V. LSE is [h_q, s_q]: its rows are not together, it goes out with the last slice. */
-static void slice_rows(const attn_cuda_job_t *job, const attn_problem_t *whole, int64_t first, int64_t end,
+static void slice_rows(const attn_engine_request_t *request, const attn_problem_t *whole, int64_t first, int64_t end,
                        uint64_t *keys_before, attn_cuda_slice_t *ret)
 {
-    uint64_t q_row = job->sizes.q / (uint64_t)whole->s_q;
-    uint64_t kv_row = whole->s_kv ? job->sizes.k / (uint64_t)whole->s_kv : 0;
-    int64_t keys = job->spec.causal ? whole->s_kv - whole->s_q + end : whole->s_kv;
+    uint64_t q_row = request->sizes.q / (uint64_t)whole->s_q;
+    uint64_t kv_row = whole->s_kv ? request->sizes.k / (uint64_t)whole->s_kv : 0;
+    int64_t keys = request->spec.causal ? whole->s_kv - whole->s_q + end : whole->s_kv;
     keys = keys < 0 ? 0 : keys;
     attn_cuda_slice_t slice = {.problem = *whole,
                                .q = span((uint64_t)first * q_row, (uint64_t)end * q_row),
                                .k = span(*keys_before * kv_row, (uint64_t)keys * kv_row),
                                .v = span(*keys_before * kv_row, (uint64_t)keys * kv_row),
                                .o = span((uint64_t)first * q_row, (uint64_t)end * q_row),
-                               .lse = span(0, end == whole->s_q ? job->sizes.lse : 0)};
+                               .lse = span(0, end == whole->s_q ? request->sizes.lse : 0)};
     slice.problem.s_q = end - first;
     slice.problem.s_kv = keys;
     slice.problem.q.data = advance(whole->q.data, slice.q.offset);
@@ -81,20 +81,20 @@ static void slice_rows(const attn_cuda_job_t *job, const attn_problem_t *whole, 
     *ret = slice;
 }
 
-uint32_t attn_cuda_slices(const attn_cuda_job_t *job, const attn_addresses_t *device,
+uint32_t attn_cuda_slices(const attn_engine_request_t *request, const attn_addresses_t *device,
                           attn_cuda_slice_t ret[ATTN_CUDA_SLICES])
 {
-    uint32_t slices = slices_wanted(job);
+    uint32_t slices = slices_wanted(request);
     if (slices == 1) {
-        ret[0] = (attn_cuda_slice_t){.q = {0, job->sizes.q},
-                                     .k = {0, job->sizes.k},
-                                     .v = {0, job->sizes.v},
-                                     .o = {0, job->sizes.o},
-                                     .lse = {0, job->sizes.lse}};
+        ret[0] = (attn_cuda_slice_t){.q = {0, request->sizes.q},
+                                     .k = {0, request->sizes.k},
+                                     .v = {0, request->sizes.v},
+                                     .o = {0, request->sizes.o},
+                                     .lse = {0, request->sizes.lse}};
         return 1;
     }
     attn_problem_t whole;
-    attn_spec_problems(&job->spec, NULL, NULL, device, &whole);
+    attn_spec_problems(&request->spec, NULL, NULL, device, &whole);
     uint64_t keys = 0;
     int64_t unit = whole.batch > 1 ? 1 : SLICE_ROWS;
     int64_t extent = whole.batch > 1 ? whole.batch : whole.s_q;
@@ -103,9 +103,9 @@ uint32_t attn_cuda_slices(const attn_cuda_job_t *job, const attn_addresses_t *de
         int64_t end = units * (i + 1) / slices * unit;
         end = end < extent ? end : extent;
         if (whole.batch > 1)
-            slice_batches(job, &whole, (uint64_t)first, (uint64_t)end, &ret[i]);
+            slice_batches(request, &whole, (uint64_t)first, (uint64_t)end, &ret[i]);
         else
-            slice_rows(job, &whole, first, end, &keys, &ret[i]);
+            slice_rows(request, &whole, first, end, &keys, &ret[i]);
         first = end;
     }
     return slices;

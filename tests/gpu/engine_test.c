@@ -116,10 +116,10 @@ static void test_slices(void)
         attn_sizes_t sizes;
         attn_spec_t spec = check_spec(ATTN_DTYPE_BF16, cases[i].layout, cases[i].batch, cases[i].s_q, cases[i].s_kv, 32,
                                       8, 128, cases[i].causal, 0, &sizes);
-        attn_cuda_job_t job = {.op = ATTN_OP_RUN, .spec = spec, .sizes = sizes, .repeat = 1};
+        attn_engine_request_t request = {.spec = spec, .sizes = sizes};
         attn_addresses_t at = {(void *)4096, (void *)8192, (void *)16384, (void *)32768, (float *)65536};
         attn_cuda_slice_t slice[ATTN_CUDA_SLICES];
-        uint32_t n = attn_cuda_slices(&job, &at, slice);
+        uint32_t n = attn_cuda_slices(&request, &at, slice);
         uint64_t q = 0, k = 0, v = 0, o = 0, lse = 0, rows = 0;
         double flops = 0;
         for (uint32_t s = 0; s < n; s++) {
@@ -143,8 +143,6 @@ static void test_slices(void)
         check(n == 1 || rows == cases[i].batch * (uint64_t)cases[i].s_q, "case %zu: rows", i);
         check(n == 1 || flops == attn_problem_flops(&whole, spec.causal), "case %zu: visible pairs %g", i, flops);
         check((n > 1) == (i < 4 || i == 5 || i == 6), "case %zu: %u slices", i, n);
-        job.repeat = 2;
-        check(attn_cuda_slices(&job, &at, slice) == 1, "a comparison is not cut");
     }
 }
 
@@ -300,13 +298,156 @@ static void test_sliced(attn_engine_t *engine, attn_memory_t *memory, const char
     }
 }
 
+/* Groups of requests of different lengths, each placed by itself, some far from their neighbours and one in pageable
+ * memory when `pageable`. */
+enum { GROUPS = 4, MEMBERS = 9 };
+typedef struct batch {
+    attn_engine_group_t group;
+    attn_engine_request_t request[MEMBERS];
+    attn_memory_window_t window[MEMBERS];
+    attn_wire_job_t wire[MEMBERS];
+} batch_t;
+
+static uint64_t in_at, out_at;
+
+static attn_place_t place_next(bool out, uint64_t bytes, uint64_t gap)
+{
+    uint64_t *at = out ? &out_at : &in_at;
+    attn_place_t place = {out ? ATTN_REGION_OUTPUT : ATTN_REGION_INPUT, 0, *at, bytes};
+    *at += ATTN_WIRE_ROUND(bytes) + gap;
+    return place;
+}
+
+static void batch_make(batch_t *batch, attn_memory_t *memory, uint32_t number)
+{
+    attn_error_t err;
+    batch->group = (attn_engine_group_t){.number = number,
+                                         .op = ATTN_OP_RUN,
+                                         .variant = "unified",
+                                         .repeat = 1,
+                                         .count = MEMBERS,
+                                         .requests = batch->request,
+                                         .checkpoint = go_on};
+    for (uint32_t i = 0; i < MEMBERS; i++) {
+        attn_sizes_t sizes;
+        int64_t s = 40 + 37 * (int64_t)((i * 5 + number) % 13);
+        attn_spec_t spec = check_spec(ATTN_DTYPE_BF16, i % 3 ? ATTN_LAYOUT_BSHD : ATTN_LAYOUT_BHSD, 1 + i % 2, s, s + i,
+                                      8, 2, i % 4 ? 128 : 112, number % 2, 0, &sizes);
+        spec.return_lse = i % 2;
+        if (!spec.return_lse)
+            sizes.lse = 0;
+        attn_wire_job_t *wire = &batch->wire[i];
+        *wire = (attn_wire_job_t){.op = ATTN_OP_RUN};
+        wire->q = place_next(false, sizes.q, 0);
+        wire->k = place_next(false, sizes.k, i == 4 ? 8192 : 0);
+        wire->v = place_next(false, sizes.v, i % 2 ? 4096 : 0);
+        wire->o = place_next(true, sizes.o, 0);
+        if (spec.return_lse)
+            wire->lse = place_next(true, sizes.lse, 0);
+        attn_fill_normal(ATTN_DTYPE_BF16, number, i, input + wire->q.offset, sizes.q / 2);
+        attn_fill_normal(ATTN_DTYPE_BF16, number, i + 50, input + wire->k.offset, sizes.k / 2);
+        attn_fill_normal(ATTN_DTYPE_BF16, number, i + 90, input + wire->v.offset, sizes.v / 2);
+        attn_engine_request_t *request = &batch->request[i];
+        *request = (attn_engine_request_t){.spec = spec, .sizes = sizes, .id = "member"};
+        check(attn_memory_enter(memory, wire, &request->at, &request->truth, &batch->window[i], &err) == ATTN_OK,
+              "enter: %s", err.message);
+    }
+}
+
+static uint64_t batch_bytes(const batch_t *batch, bool in)
+{
+    uint64_t bytes = 0;
+    for (uint32_t i = 0; i < MEMBERS; i++) {
+        const attn_sizes_t *sizes = &batch->request[i].sizes;
+        bytes += in ? sizes->q + sizes->k + sizes->v : sizes->o + sizes->lse;
+    }
+    return bytes;
+}
+
+static void batches_run(attn_engine_t *engine, batch_t *batches, const char *expected, uint64_t bytes, const char *mode)
+{
+    memset(output, 0x7b, bytes);
+    for (int i = 0; i < GROUPS; i++) {
+        batches[i].group.result = (attn_engine_result_t){0};
+        batches[i].group.error = (attn_error_t){0};
+        attn_engine_cuda.submit(engine, &batches[i].group);
+    }
+    for (int i = 0; i < GROUPS; i++) {
+        attn_engine_group_t *group = poll_until(engine);
+        const attn_engine_result_t *result = &group->result;
+        check(group == &batches[i].group && group->error.status == ATTN_OK, "%s group %d: %s", mode, i,
+              group->error.message);
+        check(result->launches >= 1 && result->launches <= 2 && result->kernel_us > 0 && result->kernel_us < 1e5 &&
+                  result->link_in_bytes == batch_bytes(&batches[i], true) &&
+                  result->link_out_bytes == batch_bytes(&batches[i], false),
+              "%s group %d: %u launches, kernel %g us, %llu in, %llu out", mode, i, result->launches, result->kernel_us,
+              (unsigned long long)result->link_in_bytes, (unsigned long long)result->link_out_bytes);
+    }
+    check(attn_engine_cuda.poll(engine) == NULL, "%s: a group too many", mode);
+    check(memcmp(output, expected, bytes) == 0, "%s: other bits than alone", mode);
+}
+
+/* Four groups at a time, by every way of copying, have the bits of each request alone, and write nothing else. */
+static void test_groups(attn_engine_t *engine, attn_memory_t *memory, uint64_t first, const char *where)
+{
+    static batch_t batches[GROUPS];
+    in_at = out_at = first;
+    for (uint32_t i = 0; i < GROUPS; i++)
+        batch_make(&batches[i], memory, i);
+    uint64_t bytes = out_at;
+    char *expected = malloc(bytes);
+    memset(output, 0x7b, bytes);
+    for (int i = 0; i < GROUPS; i++)
+        for (int j = 0; j < MEMBERS; j++) {
+            attn_engine_group_t alone = batches[i].group;
+            alone.count = 1;
+            alone.requests = &batches[i].request[j];
+            attn_engine_cuda.submit(engine, &alone);
+            poll_until(engine);
+            check(alone.error.status == ATTN_OK, "alone: %s", alone.error.message);
+        }
+    memcpy(expected, output, bytes);
+    uint64_t direct = engine->direct_bytes, gather = engine->gather_bytes;
+    for (int mode = 0; mode < 8; mode++) {
+        char name[64];
+        engine->direct_bytes = mode & 1 ? UINT64_C(1) << 30 : 0;
+        engine->gather_bytes = mode & 2 ? UINT64_C(1) << 30 : 0;
+        engine->batch_copies = mode & 4;
+        snprintf(name, sizeof name, "%s%s%s%s", where, mode & 1 ? " direct" : "", mode & 2 ? " gather" : "",
+                 mode & 4 ? " batch" : "");
+        batches_run(engine, batches, expected, bytes, name);
+    }
+    engine->direct_bytes = direct;
+    engine->gather_bytes = gather;
+    engine->batch_copies = true;
+    free(expected);
+}
+
+/* A group that fails to be queued leaves those around it alone. */
+static void test_bad_group(attn_engine_t *engine, attn_memory_t *memory)
+{
+    static batch_t batches[3];
+    in_at = out_at = 0;
+    for (uint32_t i = 0; i < 3; i++)
+        batch_make(&batches[i], memory, i);
+    batches[1].group.variant = "cpu";
+    for (int i = 0; i < 3; i++)
+        attn_engine_cuda.submit(engine, &batches[i].group);
+    for (int i = 0; i < 3; i++) {
+        attn_engine_group_t *group = poll_until(engine);
+        check(group == &batches[i].group && (group->error.status == ATTN_OK) == (i != 1) && !group->result.unusable,
+              "a bad group among others: %d: %s", i, group->error.message);
+    }
+}
+
 static int by_value(const void *a, const void *b)
 {
     double x = *(const double *)a, y = *(const double *)b;
     return (x > y) - (x < y);
 }
 
-/* What a request costs inside the engine, with its output written directly and copied. */
+/* What a request costs inside the engine: its output written directly or copied, its inputs copied or fetched by a
+ * kernel, at once after the last one or after a pause in which the device may doze off. */
 static void bench(attn_engine_t *engine, attn_memory_t *memory, const char *variant, int64_t s, uint32_t h_q,
                   uint32_t h_kv, int n)
 {
@@ -316,29 +457,38 @@ static void bench(attn_engine_t *engine, attn_memory_t *memory, const char *vari
     sizes.lse = 0;
     arenas_fill(&spec, &sizes, 1);
     double times[1000];
-    const uint64_t direct[] = {0, UINT64_C(1) << 30};
-    for (int mode = 0; mode < 2; mode++) {
+    static const struct {
+        bool direct, gather;
+        int pause_us;
+    } modes[] = {{false, false, 0}, {true, false, 0}, {true, true, 0}, {true, false, 100}, {true, true, 100}};
+    uint64_t direct = engine->direct_bytes, gather = engine->gather_bytes;
+    for (size_t mode = 0; mode < sizeof modes / sizeof modes[0]; mode++) {
         task_t t;
         attn_engine_result_t result;
         attn_error_t err;
         task_make(&t, ATTN_OP_RUN, variant, &spec, &sizes, 0);
-        uint64_t before = engine->direct_bytes;
-        engine->direct_bytes = direct[mode];
+        engine->direct_bytes = modes[mode].direct ? UINT64_C(1) << 30 : 0;
+        engine->gather_bytes = modes[mode].gather ? UINT64_C(1) << 30 : 0;
         for (int i = -20; i < n; i++) {
+            for (double until = check_now_ms() + modes[mode].pause_us / 1000.0; check_now_ms() < until;) {
+            }
             double start = check_now_ms();
             if (!check(task_run(engine, memory, &t, &result, &err) == ATTN_OK, "bench: %s", err.message))
                 return;
             if (i >= 0)
                 times[i] = (check_now_ms() - start) * 1000;
         }
-        engine->direct_bytes = before;
         qsort(times, (size_t)n, sizeof times[0], by_value);
-        printf("%-9s 1x%lldx%lld %u/%u d128 %6.1f KiB in %6.1f KiB out, output %s: p50 %.1f us, least %.1f "
-               "(in %llu, kernel %.1f, out %llu)\n",
-               variant, (long long)s, (long long)s, h_q, h_kv, (double)(sizes.q + 2 * sizes.k) / 1024,
-               (double)sizes.o / 1024, mode ? "direct" : "copied", times[n / 2], times[0],
-               (unsigned long long)result.copy_in_us, result.kernel_us, (unsigned long long)result.copy_out_us);
+        printf(
+            "%-9s 1x%lldx%lld %u/%u d128 %6.1f KiB in %6.1f KiB out, inputs %s, output %s, pause %3d us: p50 %.1f us, "
+            "least %.1f (in %llu, kernel %.1f, out %llu)\n",
+            variant, (long long)s, (long long)s, h_q, h_kv, (double)(sizes.q + 2 * sizes.k) / 1024,
+            (double)sizes.o / 1024, modes[mode].gather ? "gathered" : "copied",
+            modes[mode].direct ? "direct" : "copied", modes[mode].pause_us, times[n / 2], times[0],
+            (unsigned long long)result.copy_in_us, result.kernel_us, (unsigned long long)result.copy_out_us);
     }
+    engine->direct_bytes = direct;
+    engine->gather_bytes = gather;
 }
 
 static void test_refusals(attn_engine_t *engine, attn_memory_t *memory)
@@ -454,6 +604,7 @@ int main(void)
           (unsigned long long)engine->input.pinned, (unsigned long long)engine->output.pinned);
     test_answers(engine, memory, "serve");
     test_packed(engine, memory);
+    test_groups(engine, memory, engine->input.pinned - (1 << 20), "pinned and pageable");
     test_sliced(engine, memory, "unified"); /* crosses from pinned into pageable memory */
     double start = check_now_ms(), worst = 0;
     for (bool more = true; more;) {
@@ -467,6 +618,8 @@ int main(void)
     check(engine->input.pinned == ARENA_BYTES && engine->output.pinned == ARENA_BYTES, "idle() pins everything");
     test_sliced(engine, memory, "unified");
     test_sliced(engine, memory, "reference");
+    test_groups(engine, memory, 0, "pinned");
+    test_bad_group(engine, memory);
     test_refusals(engine, memory);
     test_fill(engine, memory);
     bench(engine, memory, "null", 64, 8, 2, 500);

@@ -1,0 +1,366 @@
+/* worker/engine_cuda_flight.c: one group on its way through the GPU: copies in, one launch, copies out, each on a
+ * stream of its own where other groups are under way, so that copies of one run under the kernel of another. Main
+ * thread; owns the flight's events, memory and problems.
+ *
+ * A lone group of small tensors stays on one stream, where nothing waits for an event. A lone large request is cut into
+ * slices, whose copies run under each other's computation. */
+#include <stdlib.h>
+
+#include "attn/engine_variants.h"
+#include "worker/engine_cuda.h"
+
+/* Below this one stream is quicker: waiting for an event costs about 3 us, which is what these bytes take. */
+#define TOGETHER_BYTES (UINT64_C(1) << 20)
+
+typedef struct queue {
+    attn_engine_t *engine;
+    attn_cuda_flight_t *flight;
+    const attn_variant_t *variant;
+    cudaStream_t in, out;
+    attn_group_t group;
+    attn_exec_t exec;
+    uint64_t staging_bytes; /* of one launch */
+    uint64_t output_bytes;  /* that the host gets */
+    attn_cuda_slice_t slice[ATTN_CUDA_SLICES];
+    attn_error_t *err;
+} queue_t;
+
+double attn_cuda_elapsed_us(cudaEvent_t from, cudaEvent_t to)
+{
+    float ms = 0;
+    return cudaEventElapsedTime(&ms, from, to) == cudaSuccess && ms > 0 ? (double)ms * 1000 : 0;
+}
+
+attn_status_t attn_cuda_flight_open(attn_cuda_flight_t *flight, attn_error_t *err)
+{
+    /* Those that may be slept on. */
+    cudaError_t rc = cudaEventCreateWithFlags(&flight->copied_out, cudaEventBlockingSync);
+    if (rc == cudaSuccess)
+        rc = cudaEventCreate(&flight->began);
+    for (int i = 0; i < ATTN_CUDA_SLICES && rc == cudaSuccess; i++) {
+        rc = cudaEventCreate(&flight->copied_in[i]);
+        if (rc == cudaSuccess)
+            rc = cudaEventCreate(&flight->launched[i]);
+        if (rc == cudaSuccess)
+            rc = cudaEventCreateWithFlags(&flight->computed[i], cudaEventBlockingSync);
+    }
+    if (rc != cudaSuccess)
+        return attn_cuda_error(err, (int)rc, "events cannot be made");
+    return attn_cuda_staging(flight, 1, err);
+}
+
+void attn_cuda_flight_close(attn_cuda_flight_t *flight)
+{
+    cudaEventDestroy(flight->began);
+    cudaEventDestroy(flight->copied_out);
+    for (int i = 0; i < ATTN_CUDA_SLICES; i++) {
+        cudaEventDestroy(flight->copied_in[i]);
+        cudaEventDestroy(flight->launched[i]);
+        cudaEventDestroy(flight->computed[i]);
+    }
+    cudaFree(flight->slab);
+    cudaFreeHost(flight->staging);
+    free(flight->problems);
+}
+
+static attn_status_t failed(const queue_t *queue, cudaError_t rc, const char *what)
+{
+    return rc == cudaSuccess ? ATTN_OK : attn_cuda_error(queue->err, (int)rc, what);
+}
+
+/* ---- places ---- */
+
+static void *tensor_place(const attn_engine_request_t *request, uint32_t tensor, void *own, char *slab,
+                          uint64_t *offset, uint64_t bytes)
+{
+    if (!own || (request->on_device & tensor))
+        return own;
+    void *at = slab + *offset;
+    *offset += ATTN_WIRE_ROUND(bytes);
+    return at;
+}
+
+uint64_t attn_cuda_flight_place(attn_cuda_flight_t *flight, uint32_t i, uint64_t offset, bool outputs)
+{
+    const attn_engine_request_t *request = &flight->group->requests[i];
+    const attn_addresses_t *own = &request->at;
+    attn_addresses_t *at = &flight->device[i];
+    char *slab = flight->slab;
+    *at = *own;
+    at->q = tensor_place(request, ATTN_TENSOR_Q, own->q, slab, &offset, request->sizes.q);
+    at->k = tensor_place(request, ATTN_TENSOR_K, own->k, slab, &offset, request->sizes.k);
+    at->v = tensor_place(request, ATTN_TENSOR_V, own->v, slab, &offset, request->sizes.v);
+    if (!outputs)
+        return offset;
+    at->o = tensor_place(request, ATTN_TENSOR_O, own->o, slab, &offset, request->sizes.o);
+    at->lse = tensor_place(request, ATTN_TENSOR_LSE, own->lse, slab, &offset, request->sizes.lse);
+    return offset;
+}
+
+/* Where a kernel writes a request's answer directly; false when it must not. */
+static bool direct_places(const attn_engine_t *engine, const attn_engine_request_t *request, attn_addresses_t *ret)
+{
+    if (!(request->on_device & ATTN_TENSOR_O))
+        ret->o = attn_cuda_direct(engine, request->at.o, request->sizes.o);
+    if (request->at.lse && !(request->on_device & ATTN_TENSOR_LSE))
+        ret->lse = attn_cuda_direct(engine, request->at.lse, request->sizes.lse);
+    return ret->o && (!request->at.lse || ret->lse);
+}
+
+static attn_status_t places_make(queue_t *queue)
+{
+    attn_cuda_flight_t *flight = queue->flight;
+    const attn_engine_group_t *group = flight->group;
+    uint64_t output_bytes = 0;
+    for (uint32_t i = 0; i < group->count; i++) {
+        const attn_engine_request_t *request = &group->requests[i];
+        output_bytes += (request->on_device & ATTN_TENSOR_O ? 0 : request->sizes.o) +
+                        (request->on_device & ATTN_TENSOR_LSE ? 0 : request->sizes.lse);
+    }
+    flight->direct = output_bytes <= queue->engine->direct_bytes;
+    queue->output_bytes = output_bytes;
+    attn_addresses_t answers;
+    for (uint32_t i = 0; i < group->count && flight->direct; i++) {
+        answers = group->requests[i].at;
+        flight->direct = direct_places(queue->engine, &group->requests[i], &answers);
+    }
+    /* First how much, then where: the slab may move. */
+    uint64_t bytes = 0;
+    for (uint32_t i = 0; i < group->count; i++)
+        bytes = attn_cuda_flight_place(flight, i, bytes, !flight->direct);
+    attn_status_t status = attn_cuda_slab(queue->engine, flight, bytes, queue->err);
+    if (status != ATTN_OK)
+        return status;
+    bytes = 0;
+    for (uint32_t i = 0; i < group->count; i++) {
+        bytes = attn_cuda_flight_place(flight, i, bytes, !flight->direct);
+        if (flight->direct)
+            direct_places(queue->engine, &group->requests[i], &flight->device[i]);
+    }
+    return ATTN_OK;
+}
+
+attn_status_t attn_cuda_flight_problems(attn_cuda_flight_t *flight, attn_group_t *ret, attn_error_t *err)
+{
+    const attn_engine_group_t *group = flight->group;
+    uint32_t count = attn_engine_problem_count(group);
+    if (count > flight->problem_room) {
+        attn_problem_t *problems = realloc(flight->problems, count * sizeof *problems);
+        if (!problems)
+            return attn_error_set(err, ATTN_ERR_NO_MEMORY, "no memory for the %u sequences of this group", count);
+        flight->problems = problems;
+        flight->problem_room = count;
+    }
+    attn_problem_t *next = flight->problems;
+    for (uint32_t i = 0; i < group->count; i++)
+        next += attn_engine_problems(&group->requests[i], &flight->device[i], next);
+    *ret = (attn_group_t){.config = attn_engine_config(group), .count = count, .problems = flight->problems};
+    return ATTN_OK;
+}
+
+static attn_group_t launch_group(const queue_t *queue, uint32_t slice)
+{
+    attn_group_t group = queue->group;
+    if (queue->flight->slices > 1) {
+        group.count = 1;
+        group.problems = &queue->slice[slice].problem;
+    }
+    return group;
+}
+
+/* Staging must stay as it is until a launch has finished: every launch that is queued has its own. */
+static attn_status_t workspace_make(queue_t *queue)
+{
+    attn_engine_t *engine = queue->engine;
+    attn_cuda_flight_t *flight = queue->flight;
+    attn_workspace_size_t most = {ATTN_WORKSPACE_ZEROED, 0};
+    for (uint32_t i = 0; queue->variant->workspace && i < flight->slices; i++) {
+        attn_group_t group = launch_group(queue, i);
+        attn_workspace_size_t size = queue->variant->workspace(&group, &engine->device);
+        most.device = size.device > most.device ? size.device : most.device;
+        most.host = size.host > most.host ? size.host : most.host;
+    }
+    queue->staging_bytes = (most.host + 255) / 256 * 256;
+    attn_status_t status = attn_cuda_workspace(engine, most.device, queue->err);
+    if (status == ATTN_OK && most.host > 0)
+        status = attn_cuda_staging(flight, queue->staging_bytes * flight->slices, queue->err);
+    queue->exec = (attn_exec_t){.device = &engine->device,
+                                .stream = engine->compute,
+                                .workspace = engine->workspace,
+                                .workspace_bytes = most.device,
+                                .host_workspace_bytes = most.host,
+                                .checkpoint = flight->group->checkpoint,
+                                .checkpoint_arg = flight->group->checkpoint_arg};
+    return status;
+}
+
+/* ---- queueing ---- */
+
+static void move_add(queue_t *queue, uint32_t i, uint32_t tensor, void *device, const void *host,
+                     const attn_cuda_span_t *span, bool in)
+{
+    attn_cuda_moves_t *moves = in ? &queue->engine->moves_in : &queue->engine->moves_out;
+    if (!(queue->flight->group->requests[i].on_device & tensor) && host)
+        attn_cuda_moves_add(moves, (char *)device + span->offset, (const char *)host + span->offset, span->bytes, in);
+}
+
+static void request_moves(queue_t *queue, uint32_t i, const attn_cuda_slice_t *slice)
+{
+    const attn_addresses_t *device = &queue->flight->device[i], *host = &queue->flight->group->requests[i].at;
+    move_add(queue, i, ATTN_TENSOR_Q, device->q, host->q, &slice->q, true);
+    move_add(queue, i, ATTN_TENSOR_K, device->k, host->k, &slice->k, true);
+    move_add(queue, i, ATTN_TENSOR_V, device->v, host->v, &slice->v, true);
+    if (queue->flight->direct)
+        return;
+    move_add(queue, i, ATTN_TENSOR_O, device->o, host->o, &slice->o, false);
+    move_add(queue, i, ATTN_TENSOR_LSE, device->lse, host->lse, &slice->lse, false);
+}
+
+static void slice_moves(queue_t *queue, uint32_t slice)
+{
+    const attn_engine_group_t *group = queue->flight->group;
+    if (queue->flight->slices > 1) {
+        request_moves(queue, 0, &queue->slice[slice]);
+        return;
+    }
+    for (uint32_t i = 0; i < group->count; i++) {
+        const attn_sizes_t *sizes = &group->requests[i].sizes;
+        const attn_cuda_slice_t whole = {
+            .q = {0, sizes->q}, .k = {0, sizes->k}, .v = {0, sizes->v}, .o = {0, sizes->o}, .lse = {0, sizes->lse}};
+        request_moves(queue, i, &whole);
+    }
+}
+
+static attn_status_t copy_in(queue_t *queue)
+{
+    attn_engine_t *engine = queue->engine;
+    attn_cuda_moves_t *moves = &engine->moves_in;
+    bool gather = moves->bytes <= engine->gather_bytes, gathered;
+    queue->flight->group->result.link_in_bytes += moves->bytes;
+    cudaError_t rc = attn_cuda_moves_queue(engine, moves, true, gather, queue->in, &gathered);
+    queue->flight->group->result.launches += gathered;
+    return failed(queue, rc, "the inputs cannot be copied to the GPU");
+}
+
+static attn_status_t copy_out(queue_t *queue)
+{
+    attn_cuda_moves_t *moves = &queue->engine->moves_out;
+    bool gathered;
+    queue->flight->group->result.link_out_bytes += moves->bytes;
+    return failed(queue, attn_cuda_moves_queue(queue->engine, moves, false, false, queue->out, &gathered),
+                  "the answer cannot be copied from the GPU");
+}
+
+static cudaError_t stream_wait(const queue_t *queue, cudaStream_t stream, cudaEvent_t event)
+{
+    return queue->flight->apart ? cudaStreamWaitEvent(stream, event, 0) : cudaSuccess;
+}
+
+static attn_status_t launch(queue_t *queue, uint32_t slice)
+{
+    attn_engine_t *engine = queue->engine;
+    attn_cuda_flight_t *flight = queue->flight;
+    attn_group_t group = launch_group(queue, slice);
+    queue->exec.host_workspace = queue->staging_bytes ? flight->staging + slice * queue->staging_bytes : NULL;
+    cudaError_t rc = stream_wait(queue, engine->compute, flight->copied_in[slice]);
+    if (rc == cudaSuccess && flight->apart)
+        rc = cudaEventRecord(flight->launched[slice], engine->compute);
+    if (rc != cudaSuccess)
+        return failed(queue, rc, "the group cannot be queued");
+    flight->group->result.launches++;
+    attn_status_t status = queue->variant->launch(&group, &queue->exec, queue->err);
+    if (status == ATTN_OK)
+        status = failed(queue, cudaEventRecord(flight->computed[slice], engine->compute), "the group cannot be queued");
+    return status;
+}
+
+static attn_status_t slice_queue(queue_t *queue, uint32_t slice)
+{
+    attn_cuda_flight_t *flight = queue->flight;
+    slice_moves(queue, slice);
+    attn_status_t status = copy_in(queue);
+    if (status == ATTN_OK)
+        status = failed(queue, cudaEventRecord(flight->copied_in[slice], queue->in), "the group cannot be queued");
+    if (status == ATTN_OK)
+        status = launch(queue, slice);
+    if (status != ATTN_OK || flight->direct)
+        return status;
+    status = failed(queue, stream_wait(queue, queue->out, flight->computed[slice]), "the group cannot be queued");
+    return status == ATTN_OK ? copy_out(queue) : status;
+}
+
+/* For those who wait for a request elsewhere. */
+static attn_status_t after_record(const queue_t *queue)
+{
+    const attn_engine_group_t *group = queue->flight->group;
+    cudaError_t rc = cudaSuccess;
+    for (uint32_t i = 0; i < group->count && rc == cudaSuccess; i++)
+        if (group->requests[i].after)
+            rc = cudaEventRecord((cudaEvent_t)group->requests[i].after,
+                                 queue->flight->direct ? queue->engine->compute : queue->out);
+    return failed(queue, rc, "the event of a request cannot be recorded");
+}
+
+static attn_status_t all_queue(queue_t *queue)
+{
+    attn_cuda_flight_t *flight = queue->flight;
+    attn_status_t status = failed(queue, cudaEventRecord(flight->began, queue->in), "the group cannot be queued");
+    for (uint32_t i = 0; i < flight->slices && status == ATTN_OK; i++)
+        status = slice_queue(queue, i);
+    flight->done = flight->computed[flight->slices - 1];
+    if (flight->direct)
+        flight->group->result.link_out_bytes = queue->output_bytes;
+    if (status == ATTN_OK)
+        status = after_record(queue);
+    if (status != ATTN_OK || flight->direct)
+        return status;
+    flight->done = flight->copied_out;
+    return failed(queue, cudaEventRecord(flight->done, queue->out), "the group cannot be queued");
+}
+
+/* Whether copies get streams of their own: when there is something to overlap with. */
+static bool copies_apart(const attn_engine_t *engine, const attn_cuda_flight_t *flight)
+{
+    uint64_t bytes = 0;
+    for (uint32_t i = 0; i < flight->group->count; i++) {
+        const attn_sizes_t *sizes = &flight->group->requests[i].sizes;
+        bytes += sizes->q + sizes->k + sizes->v;
+    }
+    return flight->slices > 1 || engine->order.count > 0 || bytes > TOGETHER_BYTES;
+}
+
+attn_status_t attn_cuda_flight_queue(attn_engine_t *engine, attn_cuda_flight_t *flight, attn_error_t *err)
+{
+    const attn_engine_group_t *group = flight->group;
+    queue_t queue = {.engine = engine, .flight = flight, .variant = attn_cuda_variant_find(group->variant), .err = err};
+    if (!queue.variant)
+        return attn_error_set(err, ATTN_ERR_INTERNAL, "variant %s does not run on a GPU", group->variant);
+    engine->moves_in.count = engine->moves_out.count = 0;
+    engine->moves_in.bytes = engine->moves_out.bytes = 0;
+    attn_status_t status = places_make(&queue);
+    if (status == ATTN_OK)
+        status = attn_cuda_flight_problems(flight, &queue.group, err);
+    if (status != ATTN_OK)
+        return status;
+    flight->slices = group->count == 1 && !flight->direct
+                         ? attn_cuda_slices(&group->requests[0], &flight->device[0], queue.slice)
+                         : 1;
+    flight->apart = copies_apart(engine, flight);
+    queue.in = flight->apart ? engine->in : engine->compute;
+    queue.out = flight->apart ? engine->out : engine->compute;
+    status = workspace_make(&queue);
+    return status == ATTN_OK ? all_queue(&queue) : status;
+}
+
+/* Copies out count from the end of the last kernel: what is seen of them. */
+void attn_cuda_flight_times(const attn_cuda_flight_t *flight, attn_engine_result_t *ret)
+{
+    uint32_t last = flight->slices - 1;
+    ret->copy_in_us = (uint64_t)attn_cuda_elapsed_us(flight->began, flight->copied_in[last]);
+    for (uint32_t i = 0; i <= last; i++)
+        ret->kernel_us +=
+            attn_cuda_elapsed_us(flight->apart ? flight->launched[i] : flight->copied_in[i], flight->computed[i]);
+    ret->kernel_min_us = ret->kernel_us;
+    if (!flight->direct)
+        ret->copy_out_us = (uint64_t)attn_cuda_elapsed_us(flight->computed[last], flight->copied_out);
+}
