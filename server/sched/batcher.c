@@ -11,6 +11,10 @@
 /* A cost of zero would give a flow all there is. */
 #define COST_MIN_US 1.0
 
+/* Among many connections an expensive request gets at least this part of its peer's share, so that it is overtaken by
+ * cheap ones for at most so many times its own cost. */
+#define SHARE_LEAST (1.0 / 8)
+
 static double cost_of(const attn_request_t *request)
 {
     return request->sched.cost_us > COST_MIN_US ? request->sched.cost_us : COST_MIN_US;
@@ -305,6 +309,7 @@ void attn_batcher_take(attn_batcher_t *batcher, const attn_batch_t *batch)
         peer->finish = ends;
         if (ends > batcher->finish_last)
             batcher->finish_last = ends;
+        peer->now += SHARE_LEAST * cost_of(request);
         if (request->sched.tag > peer->now)
             peer->now = request->sched.tag;
         if (i == 0 && !request->sched.replay && ends > batcher->now)

@@ -349,7 +349,8 @@ static void batch_make(batch_t *batch, attn_memory_t *memory, uint32_t number)
         attn_fill_normal(ATTN_DTYPE_BF16, number, i + 90, input + wire->v.offset, sizes.v / 2);
         attn_engine_request_t *request = &batch->request[i];
         *request = (attn_engine_request_t){.spec = spec, .sizes = sizes, .id = "member"};
-        check(attn_memory_enter(memory, wire, &request->at, &request->truth, &batch->window[i], &err) == ATTN_OK,
+        check(attn_memory_enter(memory, wire, &request->at, &request->truth, request->client, &batch->window[i],
+                                &err) == ATTN_OK,
               "enter: %s", err.message);
     }
 }

@@ -294,6 +294,17 @@ static long worker_kib(int pid, const char *field)
     return kib;
 }
 
+/* The worker touches its arenas ahead while it has nothing to do: waits for the end of that. */
+static long worker_kib_at_rest(int pid)
+{
+    long before = -1, now;
+    for (int i = 0; i < 100 && (now = worker_kib(pid, "Pss:")) != before; i++) {
+        before = now;
+        usleep(250000 * TEST_SLOWNESS);
+    }
+    return now;
+}
+
 /* 300,000 sequences, nearly all empty: 57 MB of problems in the worker, which small requests do not pay for later. */
 START_TEST(a_huge_batch_is_not_kept)
 {
@@ -311,8 +322,7 @@ START_TEST(a_huge_batch_is_not_kept)
                         .s_kv = 4,
                         .return_lse = 1};
     expect_cpu_works();
-    usleep(300000 * TEST_SLOWNESS);
-    long before = worker_kib(harness_serve_pid(&shared), "Pss:");
+    long before = worker_kib_at_rest(harness_serve_pid(&shared));
     job_t *job = job_make_spec(&shared, "cpu", spec);
     job->request.cu_seqlens_q = job->request.cu_seqlens_k = cu;
     ck_assert_msg(job_run(&shared, job) == ATTN_OK, "%s", JOB_SAYS(job));
@@ -328,9 +338,8 @@ START_TEST(thousands_of_jobs_leak_nothing)
 {
     for (int i = 0; i < 200; i++)
         expect_cpu_works();
-    usleep(300000 * TEST_SLOWNESS); /* the worker touches its arenas ahead while it has nothing to do */
     int pid = harness_serve_pid(&shared), fds = harness_fd_count();
-    long worker = worker_kib(pid, "Pss:"), front = worker_kib(getpid(), "Pss:");
+    long worker = worker_kib_at_rest(pid), front = worker_kib(getpid(), "Pss:");
     for (int i = 0; i < 2000; i++)
         expect_cpu_works();
     ck_assert_int_eq(harness_serve_pid(&shared), pid);
