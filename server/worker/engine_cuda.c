@@ -63,6 +63,7 @@ static attn_status_t cuda_open(const attn_engine_setup_t *setup, attn_engine_t *
     engine->setup = *setup;
     engine->direct_bytes = DIRECT_BYTES;
     engine->batch_copies = true;
+    engine->threads = (unsigned)(attn_cpus_usable() + 0.5);
     engine->annotate = attn_cuda_nvtx_wanted();
     attn_engine_about_t about = {0};
     attn_status_t status = attn_cuda_device_open(setup->device, &engine->device, err);
@@ -120,7 +121,7 @@ static attn_status_t group_begin(attn_engine_t *engine, attn_cuda_flight_t *flig
     attn_engine_group_t *group = flight->group;
     const attn_engine_request_t *request = &group->requests[0];
     attn_error_t *err = &group->error;
-    const unsigned threads = (unsigned)(attn_cpus_usable() + 0.5);
+    const unsigned threads = engine->threads;
     const attn_exec_t exec = {.checkpoint = group->checkpoint, .checkpoint_arg = group->checkpoint_arg};
     switch (group->op) {
     case ATTN_OP_RUN:

@@ -74,6 +74,7 @@ struct attn_engine {
     attn_cuda_nvml_t *nvml;     /* NULL where there is none */
     attn_cuda_waiter_t *waiter; /* NULL where the loop never sleeps */
     bool annotate;              /* a profiler listens */
+    unsigned threads;           /* for what the CPU does */
 
     cudaStream_t compute, in, out;
     attn_cuda_range_t input, output;
