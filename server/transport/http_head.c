@@ -11,20 +11,56 @@
 #include "transport/http_internal.h"
 
 typedef struct heads {
-    unsigned content_length, transfer_encoding, host;
+    unsigned content_length, transfer_encoding, host, content_type, content_encoding;
     const char *length_text;
+    bool malformed;
+    char name[40]; /* of the malformed one, quoted */
 } heads_t;
 
-static enum MHD_Result count_head(void *cls, enum MHD_ValueKind kind, const char *name, const char *value)
+/* A token (RFC 9110, 5.6.2). libmicrohttpd takes "Transfer-Encoding :" for a name that ends with a space, and a folded
+ * first line for one that begins with it: others may read the framing of the body there. */
+static bool name_valid(const char *name, size_t bytes)
+{
+    for (size_t i = 0; i < bytes; i++) {
+        if (!isalnum((unsigned char)name[i]) && strchr("!#$%&'*+-.^_`|~", name[i]) == NULL) {
+            return false;
+        }
+    }
+    return bytes > 0 && memchr(name, '\0', bytes) == NULL;
+}
+
+static bool value_valid(const char *value, size_t bytes)
+{
+    for (size_t i = 0; i < bytes; i++) {
+        if (((unsigned char)value[i] < ' ' && value[i] != '\t') || value[i] == 0x7f) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static enum MHD_Result count_head(void *cls, enum MHD_ValueKind kind, const char *name, size_t name_bytes,
+                                  const char *value, size_t value_bytes)
 {
     heads_t *heads = cls;
+    struct {
+        const char *name;
+        unsigned *count;
+    } counted[] = {{"Content-Length", &heads->content_length},
+                   {"Transfer-Encoding", &heads->transfer_encoding},
+                   {"Host", &heads->host},
+                   {"Content-Type", &heads->content_type},
+                   {"Content-Encoding", &heads->content_encoding}};
+    if (!name_valid(name, name_bytes) || !value_valid(value, value_bytes)) {
+        heads->malformed = true;
+        attn_text_quote(heads->name, sizeof heads->name, name, name_bytes);
+        return MHD_NO;
+    }
+    for (size_t i = 0; i < sizeof counted / sizeof counted[0]; i++) {
+        *counted[i].count += strcasecmp(name, counted[i].name) == 0;
+    }
     if (strcasecmp(name, "Content-Length") == 0) {
-        heads->content_length++;
         heads->length_text = value;
-    } else if (strcasecmp(name, "Transfer-Encoding") == 0) {
-        heads->transfer_encoding++;
-    } else if (strcasecmp(name, "Host") == 0) {
-        heads->host++;
     }
     return MHD_YES;
 }
@@ -33,7 +69,13 @@ static enum MHD_Result count_head(void *cls, enum MHD_ValueKind kind, const char
 static attn_status_t check_framing(attn_http_call_t *call, const char *version, attn_error_t *err)
 {
     heads_t heads = {0};
-    MHD_get_connection_values(call->conn->mhd, MHD_HEADER_KIND, count_head, &heads);
+    MHD_get_connection_values_n(call->conn->mhd, MHD_HEADER_KIND, count_head, &heads);
+    if (heads.malformed) {
+        return attn_error_set(err, ATTN_ERR_INVALID_ARGUMENT,
+                              "the header \"%s\" is malformed; names are tokens right before a colon, values have no "
+                              "control characters",
+                              heads.name);
+    }
     if (heads.content_length > 1) {
         return attn_error_set(err, ATTN_ERR_INVALID_ARGUMENT, "there are %u Content-Length headers; send exactly one",
                               heads.content_length);
@@ -42,9 +84,13 @@ static attn_status_t check_framing(attn_http_call_t *call, const char *version, 
         return attn_error_set(err, ATTN_ERR_INVALID_ARGUMENT,
                               "there are both Content-Length and Transfer-Encoding; send Content-Length alone");
     }
-    if (strcmp(version, "HTTP/1.1") == 0 && heads.host != 1) {
+    if (strcmp(version, "HTTP/1.0") != 0 && heads.host != 1) {
         return attn_error_set(err, ATTN_ERR_INVALID_ARGUMENT, "HTTP/1.1 needs exactly one Host header; there are %u",
                               heads.host);
+    }
+    if (heads.content_type > 1 || heads.content_encoding > 1) {
+        return attn_error_set(err, ATTN_ERR_INVALID_ARGUMENT, "there is more than one %s header; send one",
+                              heads.content_type > 1 ? "Content-Type" : "Content-Encoding");
     }
     if (heads.content_length == 1) {
         const char *text = heads.length_text != NULL ? heads.length_text : "";
@@ -225,7 +271,10 @@ attn_status_t http_head_check(attn_http_call_t *call, const char *method, const 
         return http_refusing(err);
     }
     if (call->route->body != ATTN_HTTP_BODY_NONE) {
-        return open_body(call, err);
+        status = open_body(call, err);
+        /* Whatever follows the head would be taken for the next request. */
+        *ret_fatal = status == ATTN_ERR_LENGTH_REQUIRED;
+        return status;
     }
     if (call->body_bytes > 0) {
         return attn_error_set(err, ATTN_ERR_INVALID_ARGUMENT, "%s %s takes no body; send none", call->route->method,

@@ -121,6 +121,39 @@ def test_content_length_and_transfer_encoding(attnd):
     assert answer.headers.get("connection", "").lower() == "close"
 
 
+SMUGGLED = "GET /v1/status HTTP/1.1\r\nHost: x\r\n\r\n".encode()
+
+
+# Heads that a proxy in front may read in another way: refused, and nothing after them is taken for a request.
+@pytest.mark.parametrize("lines", [
+    ["Transfer-Encoding : chunked", f"Content-Length: {len(BODY)}"],
+    ["Transfer-Encoding\t: chunked", f"Content-Length: {len(BODY)}"],
+    [f"Content-Length : {len(BODY)}"],
+    [f"Content-Length:\r\n {len(BODY)}"],
+    [" folded: x", f"Content-Length: {len(BODY)}"],
+    ["X-Any: a\rContent-Length: 3", f"Content-Length: {len(BODY)}"],
+    ["X-(Any): a", f"Content-Length: {len(BODY)}"],
+    ["Content-Type: application/x-attn", f"Content-Length: {len(BODY)}"],
+    ["Content-Encoding: identity", "Content-Encoding: gzip", f"Content-Length: {len(BODY)}"],
+    [f"Content-Length: +{len(BODY)}"],
+    [f"Content-Length: {len(BODY)},{len(BODY)}"],
+    [": nameless", f"Content-Length: {len(BODY)}"],
+], ids=lambda lines: "".join(c if c.isalnum() else "_" for c in " ".join(lines)))
+def test_ambiguous_heads(attnd, lines):
+    raw = "\r\n".join(["POST /v1/attention HTTP/1.1", *lines, "Host: x", f"Content-Type: {wire.SAFETENSORS}", "", ""]).encode()
+    with wire.Raw(attnd.port) as conn:
+        conn.send(raw + BODY + SMUGGLED)
+        while conn.receive():
+            pass
+    assert conn.buffer.startswith((b"HTTP/1.1 400", b"HTTP/1.1 411")), conn.buffer[:200]
+    assert b"HTTP/1.1 200" not in conn.buffer and b"started" not in conn.buffer
+
+
+def test_another_version_needs_a_host_too(attnd):
+    check(ask(attnd, b"GET /v1/variants HTTP/1.3\r\n\r\n"), 400, "Host")
+    assert ask(attnd, b"GET /v1/variants HTTP/1.0\r\n\r\n").status == 200
+
+
 @pytest.mark.parametrize("second", [len(BODY), len(BODY) + 1, 0])
 def test_two_content_lengths(attnd, second):
     answer = ask(attnd, head("/v1/attention", len(BODY), extra=[f"Content-Length: {second}"]) + BODY)
