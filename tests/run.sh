@@ -68,7 +68,8 @@ tree() {
     shift 2
     local launcher=()
     ! command -v ccache >/dev/null || launcher=(-DCMAKE_C_COMPILER_LAUNCHER=ccache)
-    step "configure-$name" 120 cmake -S . -B "$folder" -G Ninja "${launcher[@]}" "$@" &&
+    # ON, because deploy/quickstart.sh turns both off in the same folder.
+    step "configure-$name" 120 cmake -S . -B "$folder" -G Ninja "${launcher[@]}" -DBUILD_TESTING=ON -DATTN_BENCH=ON "$@" &&
         step "build-$name" 1500 cmake --build "$folder"
 }
 
