@@ -109,37 +109,15 @@ END_TEST
 static void differ(attn_request_t *request, int how)
 {
     attn_spec_t *spec = &request->spec;
-    switch (how) {
-    case 0:
-        request->outcome.variant = &variant_b;
-        break;
-    case 1:
-        spec->dtype = ATTN_DTYPE_BF16;
-        break;
-    case 2:
-        spec->h_q = 16;
-        break;
-    case 3:
-        spec->h_kv = 8;
-        break;
-    case 4:
-        spec->d = 64;
-        break;
-    case 5:
-        spec->causal = 1;
-        break;
-    case 6:
-        spec->softcap = 2;
-        break;
-    case 7:
-        request->sched.alone = true;
-        break;
-    case 8:
-        request->sched.devices = 2;
-        break;
-    default:
-        break;
-    }
+    request->outcome.variant = how == 0 ? &variant_b : &variant_a;
+    spec->dtype = how == 1 ? ATTN_DTYPE_BF16 : ATTN_DTYPE_F16;
+    spec->h_q = how == 2 ? 16 : 8;
+    spec->h_kv = how == 3 ? 8 : 2;
+    spec->d = how == 4 ? 64 : 128;
+    spec->causal = how == 5;
+    spec->softcap = how == 6 ? 2 : 0;
+    request->sched.alone = request->sched.alone || how == 7;
+    request->sched.devices = how == 8 ? 2 : request->sched.devices;
 }
 
 START_TEST(only_one_configuration_runs_together)
