@@ -2,8 +2,10 @@
 #include <inttypes.h>
 #include <jansson.h>
 #include <stdlib.h>
+#include <string.h>
 
-#include "ctl.h"
+#include "bench/door.h"
+#include "device.h"
 
 static void answer_print(const ctl_options_t *options, const attn_client_answer_t *answer)
 {
@@ -47,7 +49,11 @@ static int request_run(const ctl_options_t *options, attn_client_t *client, cons
         .deadline_ms = options->deadline_ms,
         .priority = (int32_t)options->priority,
     };
-    if (attn_client_run(client, &request, &ctl_progress, &answer, &error) != ATTN_OK) {
+    bool virtual = options->door != NULL && strcmp(options->door, "cuda") == 0;
+    attn_status_t status = virtual || (options->door != NULL && strcmp(options->door, "cuda-ipc") == 0)
+                               ? ctl_device_run(client, virtual, &request, &tensors->sizes, &answer, &error)
+                               : attn_client_run(client, &request, &ctl_progress, &answer, &error);
+    if (status != ATTN_OK) {
         return ctl_fail(options, &error);
     }
     ctl_progress_erase();
@@ -67,7 +73,9 @@ int ctl_run(const ctl_options_t *options)
     ctl_tensors_t tensors;
     attn_client_t *client = NULL;
     int code = CTL_USAGE;
-    if (ctl_priority_check(options, &error) != ATTN_OK) {
+    const bench_door_t *door;
+    if (ctl_priority_check(options, &error) != ATTN_OK ||
+        bench_door_find(options->door, options->server, &door, &error) != ATTN_OK) {
         return ctl_fail_local(options, &error);
     }
     if (!ctl_open(options, &client, &code)) {

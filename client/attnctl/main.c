@@ -20,7 +20,7 @@
 
 static const ctl_command_t commands[] = {
     {"run", "run attention once", "(FILE | --q … --k … --v … | --shape …) [options]",
-     INPUT_OPTIONS " variant output deadline-ms priority id", INPUT_NOTES, ctl_run},
+     INPUT_OPTIONS " variant output deadline-ms priority id door", INPUT_NOTES, ctl_run},
     {"compare", "run several variants, judge them against fp64 and time them",
      "(FILE | --q … --k … --v … | --shape …) [options]", INPUT_OPTIONS " variants rounds warmup",
      INPUT_NOTES "\nExits with 4 when a variant is wrong or did not run.", ctl_compare},

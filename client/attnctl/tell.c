@@ -70,7 +70,11 @@ bool ctl_open(const ctl_options_t *options, attn_client_t **ret, int *ret_exit)
     attn_client_error_t error;
     struct sigaction action = {.sa_handler = on_interrupt, .sa_flags = (int)SA_RESETHAND}; /* twice ends at once */
     sigaction(SIGINT, &action, NULL);
-    if (attn_client_open(options->server, NULL, ret, &error) != ATTN_OK) {
+    const char *door = options->door;
+    attn_client_options_t how = {.mode = door == NULL || strcmp(door, "http") == 0 ? ATTN_CLIENT_AUTO
+                                         : strcmp(door, "socket") == 0             ? ATTN_CLIENT_MESSAGES
+                                                                                   : ATTN_CLIENT_RING};
+    if (attn_client_open(options->server, &how, ret, &error) != ATTN_OK) {
         *ret_exit = ctl_fail_local(options, &error.error);
         return false;
     }

@@ -34,6 +34,7 @@ for program in attn_gpu_reference_test attn_gpu_engine_test unified_test; do
 done
 if [ -x "$bin/attnd" ] && [ -x "$bin/attn-worker" ]; then
     run "service" 120 python3 "$here/smoke.py" "$bin" "$here/../data/minilm_qkv.safetensors"
+    run "every door for libattn" 300 python3 "$here/local_client.py" "$bin" "$here/../data/minilm_qkv.safetensors" --seconds 1
     for variant in unified reference; do
         run "every capability of $variant over HTTP" 60 python3 "$here/capabilities.py" "$bin" --variant "$variant"
     done

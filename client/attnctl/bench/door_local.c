@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "cuda_driver.h"
+#include "device.h"
 #include "door.h"
 
 #define ALIGNMENT 256
@@ -17,7 +17,7 @@ typedef struct channel {
     const bench_setup_t *setup;
     attn_client_t *client;
     attn_region_t *region;
-    bench_cuda_memory_t memory; /* of CUDA kinds */
+    ctl_cuda_memory_t memory; /* of CUDA kinds */
     kind_t kind;
     uint64_t slot_bytes, output_at, lse_at; /* outputs from the start of a slot */
     uint64_t input_at[BENCH_CLASS_MAX];     /* q of a class from there; k and v follow, each aligned */
@@ -37,7 +37,7 @@ static void channel_close(void *arg)
     if (channel != NULL) {
         attn_client_close(channel->client);
         if (channel->memory.address != 0) {
-            bench_cuda_free(&channel->memory);
+            ctl_cuda_free(&channel->memory);
         }
         free(channel);
     }
@@ -63,25 +63,8 @@ static attn_status_t region_open(channel_t *channel, uint64_t bytes, attn_client
     if (channel->kind == BY_MESSAGE || channel->kind == BY_RING) {
         return attn_region_allocate(channel->client, bytes, false, &channel->region, err);
     }
-    char uuid[48];
-    bool virtual = channel->kind == BY_CUDA_FD;
-    bench_cuda_memory_t *memory = &channel->memory;
-    memset(err, 0, sizeof(*err));
-    attn_status_t status = bench_cuda_open(uuid, &err->error);
-    if (status == ATTN_OK) {
-        status = bench_cuda_enter(&err->error);
-    }
-    if (status == ATTN_OK) {
-        status = bench_cuda_allocate(bytes, virtual, memory, &err->error);
-    }
-    if (status != ATTN_OK) {
-        return status;
-    }
-    void *base = (void *)(uintptr_t)memory->address;
-    return virtual ? attn_region_import_cuda_fd(channel->client, memory->fd, uuid, base, memory->bytes,
-                                                ATTN_REGION_READ_WRITE, &channel->region, err)
-                   : attn_region_import_cuda_ipc(channel->client, memory->handle, uuid, base, 0, memory->bytes,
-                                                 ATTN_REGION_READ_WRITE, &channel->region, err);
+    return ctl_device_region(channel->client, channel->kind == BY_CUDA_FD, bytes, &channel->memory, &channel->region,
+                             err);
 }
 
 static attn_status_t tensor_put(channel_t *channel, uint64_t at, const void *from, uint64_t bytes,
@@ -90,7 +73,7 @@ static attn_status_t tensor_put(channel_t *channel, uint64_t at, const void *fro
     char *to = (char *)attn_region_data(channel->region) + at;
     if (channel->memory.address != 0) {
         memset(err, 0, sizeof(*err));
-        return bench_cuda_upload((uint64_t)(uintptr_t)to, from, bytes, &err->error);
+        return ctl_cuda_upload((uint64_t)(uintptr_t)to, from, bytes, &err->error);
     }
     memcpy(to, from, bytes);
     return ATTN_OK;

@@ -52,6 +52,7 @@ static struct driver {
     int (*free)(uint64_t at);
     int (*ipc_get)(ipc_handle_t *ret, uint64_t at);
     int (*upload)(uint64_t to, const void *from, size_t bytes);
+    int (*download)(void *to, uint64_t from, size_t bytes);
     int (*synchronize)(void);
 } driver;
 
@@ -82,6 +83,7 @@ static const struct {
     {"cuMemFree_v2", PLACE(free)},
     {"cuIpcGetMemHandle", PLACE(ipc_get)},
     {"cuMemcpyHtoD_v2", PLACE(upload)},
+    {"cuMemcpyDtoH_v2", PLACE(download)},
     {"cuCtxSynchronize", PLACE(synchronize)},
 };
 
@@ -112,7 +114,7 @@ static attn_status_t driver_load(attn_error_t *err)
     return ATTN_OK;
 }
 
-attn_status_t bench_cuda_open(char ret_uuid[48], attn_error_t *err)
+attn_status_t ctl_cuda_open(char ret_uuid[48], attn_error_t *err)
 {
     attn_status_t status = context == NULL ? driver_load(err) : ATTN_OK;
     uint8_t id[16];
@@ -136,12 +138,12 @@ attn_status_t bench_cuda_open(char ret_uuid[48], attn_error_t *err)
     return ATTN_OK;
 }
 
-attn_status_t bench_cuda_enter(attn_error_t *err)
+attn_status_t ctl_cuda_enter(attn_error_t *err)
 {
     return cuda_check("cuCtxSetCurrent", driver.context_set(context), err);
 }
 
-static attn_status_t virtual_allocate(bench_cuda_memory_t *memory, attn_error_t *err)
+static attn_status_t virtual_allocate(ctl_cuda_memory_t *memory, attn_error_t *err)
 {
     const allocation_prop_t prop = {.type = 1, .handle_types = 1, .location = {1, device}};
     const access_desc_t access = {.location = {1, device}, .flags = 3};
@@ -158,9 +160,9 @@ static attn_status_t virtual_allocate(bench_cuda_memory_t *memory, attn_error_t 
     return cuda_check("making shareable device memory", error, err);
 }
 
-attn_status_t bench_cuda_allocate(uint64_t bytes, bool virtual, bench_cuda_memory_t *ret, attn_error_t *err)
+attn_status_t ctl_cuda_allocate(uint64_t bytes, bool virtual, ctl_cuda_memory_t *ret, attn_error_t *err)
 {
-    bench_cuda_memory_t memory = {.bytes = bytes, .virtual = virtual, .fd = -1};
+    ctl_cuda_memory_t memory = {.bytes = bytes, .virtual = virtual, .fd = -1};
     attn_status_t status;
     if (virtual) {
         status = virtual_allocate(&memory, err);
@@ -174,14 +176,14 @@ attn_status_t bench_cuda_allocate(uint64_t bytes, bool virtual, bench_cuda_memor
         memcpy(memory.handle, &handle, sizeof(handle));
     }
     if (status != ATTN_OK) {
-        bench_cuda_free(&memory);
+        ctl_cuda_free(&memory);
         return status;
     }
     *ret = memory;
     return ATTN_OK;
 }
 
-void bench_cuda_free(bench_cuda_memory_t *memory)
+void ctl_cuda_free(ctl_cuda_memory_t *memory)
 {
     if (memory->fd >= 0) {
         close(memory->fd);
@@ -201,8 +203,13 @@ void bench_cuda_free(bench_cuda_memory_t *memory)
     memory->fd = -1;
 }
 
-attn_status_t bench_cuda_upload(uint64_t to, const void *from, uint64_t bytes, attn_error_t *err)
+attn_status_t ctl_cuda_upload(uint64_t to, const void *from, uint64_t bytes, attn_error_t *err)
 {
     int error = bytes > 0 ? driver.upload(to, from, bytes) : 0;
     return cuda_check("copying to the device", error == 0 ? driver.synchronize() : error, err);
+}
+
+attn_status_t ctl_cuda_download(void *to, uint64_t from, uint64_t bytes, attn_error_t *err)
+{
+    return cuda_check("copying from the device", bytes > 0 ? driver.download(to, from, bytes) : 0, err);
 }
