@@ -51,18 +51,18 @@ void http_conn_release(http_conn_t *conn)
 static void conn_open(http_loop_t *loop, struct MHD_Connection *mhd, void **socket_context)
 {
     attn_http_t *http = loop->door->http;
-    const union MHD_ConnectionInfo *fd = MHD_get_connection_info(mhd, MHD_CONNECTION_INFO_CONNECTION_FD);
-    const union MHD_ConnectionInfo *address = MHD_get_connection_info(mhd, MHD_CONNECTION_INFO_CLIENT_ADDRESS);
     http_conn_t *conn = calloc(1, sizeof *conn);
-    if (conn == NULL || fd == NULL) {
+    const union MHD_ConnectionInfo *info = MHD_get_connection_info(mhd, MHD_CONNECTION_INFO_CONNECTION_FD);
+    if (conn == NULL || info == NULL) {
         free(conn);
         return; /* without a context the first request closes the connection */
     }
+    conn->fd = info->connect_fd; /* now: libmicrohttpd 1.0 has one place for all that it tells of a connection */
+    info = MHD_get_connection_info(mhd, MHD_CONNECTION_INFO_CLIENT_ADDRESS);
+    conn->peer = hash_address(info != NULL ? info->client_addr : NULL);
     conn->door = loop->door;
     conn->loop = loop;
     conn->mhd = mhd;
-    conn->fd = fd->connect_fd;
-    conn->peer = hash_address(address != NULL ? address->client_addr : NULL);
     conn->free_since_ns = attn_clock_ns();
     conn->seen_fresh = true;
     atomic_init(&conn->holds, 1);
