@@ -33,11 +33,12 @@ static void list_remove(attn_job_list_t *list, attn_job_t *job)
 
 attn_status_t attn_jobs_init(attn_local_t *local, attn_client_error_t *err)
 {
-    local->jobs = calloc(ATTN_JOBS_MAX, sizeof(*local->jobs));
+    local->job_count = local->options.ring_entries + ATTN_JOBS_BY_MESSAGE;
+    local->jobs = calloc(local->job_count, sizeof(*local->jobs));
     if (local->jobs == NULL) {
         return attn_client_fail(err, ATTN_ERR_NO_MEMORY, "no memory for jobs");
     }
-    for (uint32_t i = 0; i < ATTN_JOBS_MAX; i++) {
+    for (uint32_t i = 0; i < local->job_count; i++) {
         local->jobs[i].local = local;
         list_append(&local->free, &local->jobs[i]);
     }
@@ -124,10 +125,11 @@ void attn_job_end(attn_job_t *job)
 attn_status_t attn_job_send(attn_local_t *local, attn_job_kind_t kind, Attn__V1__SocketRequest *message, int fd,
                             attn_job_t **ret, attn_client_error_t *err)
 {
-    attn_job_t *job = attn_job_take(local, kind);
+    uint32_t limit = kind == ATTN_JOB_RUN && local->link.max_in_flight > 0 ? local->link.max_in_flight : UINT32_MAX;
+    attn_job_t *job = local->by_message < limit ? attn_job_take(local, kind) : NULL;
     if (job == NULL) {
-        return attn_client_fail(err, ATTN_ERR_UNAVAILABLE, "%d requests are in flight on this client; wait for one",
-                                ATTN_JOBS_MAX);
+        return attn_client_fail(err, ATTN_ERR_UNAVAILABLE, "%u requests are in flight on this client; wait for one",
+                                local->in_ring + local->by_message);
     }
     message->tag = job->tag;
     attn_status_t status = attn_link_send(&local->link, message, fd, err);

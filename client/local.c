@@ -84,7 +84,7 @@ void attn_local_close(attn_local_t *local)
     }
     attn_link_close(&local->link);
     attn_regions_forget(local);
-    for (uint32_t i = 0; i < ATTN_JOBS_MAX; i++) {
+    for (uint32_t i = 0; i < local->job_count; i++) {
         if (local->jobs[i].kind != ATTN_JOB_FREE) {
             attn_job_put(&local->jobs[i]);
         }
@@ -144,7 +144,7 @@ void attn_local_break(attn_local_t *local, const attn_client_error_t *why)
 {
     local->connected = false;
     attn_link_close(&local->link);
-    for (uint32_t i = 0; i < ATTN_JOBS_MAX; i++) {
+    for (uint32_t i = 0; i < local->job_count; i++) {
         attn_job_t *job = &local->jobs[i];
         if (job->kind != ATTN_JOB_FREE && atomic_load_explicit(&job->word, memory_order_relaxed) != ATTN_JOB_DONE) {
             job->status = why->error.status;

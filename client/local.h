@@ -37,7 +37,7 @@ struct attn_job {
     int fds[ATTN_LINK_FDS], fd_count;
 };
 
-#define ATTN_JOBS_MAX 2048 /* 1024 of the ring, and as many by message */
+#define ATTN_JOBS_BY_MESSAGE 256 /* jobs of a client beside those of its ring; one takes 3 KiB */
 
 typedef struct attn_job_list {
     attn_job_t *first, *last;
@@ -83,7 +83,8 @@ struct attn_local {
     bool connected, was_connected, leading;
     uint64_t serial, region_serial;
     uint32_t by_message, in_ring; /* jobs without an answer yet */
-    attn_job_t *jobs;             /* ATTN_JOBS_MAX */
+    attn_job_t *jobs;
+    uint32_t job_count; /* fixed */
     attn_job_list_t free, followers, finished;
     attn_region_t *regions;
     attn_event_t *events;

@@ -8,7 +8,7 @@
 static attn_job_t *job_of(attn_local_t *local, uint64_t tag, bool by_ring)
 {
     uint64_t index = tag & 0xffff;
-    attn_job_t *job = index < ATTN_JOBS_MAX ? &local->jobs[index] : NULL;
+    attn_job_t *job = index < local->job_count ? &local->jobs[index] : NULL;
     bool good = job != NULL && job->kind != ATTN_JOB_FREE && job->tag == tag && job->by_ring == by_ring &&
                 atomic_load_explicit(&job->word, memory_order_relaxed) != ATTN_JOB_DONE;
     return good ? job : NULL;

@@ -32,17 +32,22 @@ static const figure_t totals[] = {
     {"refused_per_s", "refused/s", "attnd_attention_requests_total", RATE, "code=\"UNAVAILABLE\"", 1},
     {"queue_length", "queued", "attnd_queue_length", LEVEL, NULL, 1},
     {"running", "running", "attnd_running", LEVEL, NULL, 1},
-    {"connections", "connections", "attnd_http_connections", LEVEL, NULL, 1},
+    {"http_connections", "http conns", "attnd_http_connections", LEVEL, NULL, 1},
+    {"socket_connections", "socket conns", "attnd_socket_connections", LEVEL, NULL, 1},
     {"queue_p50_us", "queue p50 us", "attnd_queue_seconds", P50, NULL, 1e6},
     {"queue_p99_us", "queue p99 us", "attnd_queue_seconds", P99, NULL, 1e6},
-    {"http_p50_us", "http p50 us", "attnd_http_request_seconds", P50, "route=\"/v1/attention\"", 1e6},
-    {"http_p99_us", "http p99 us", "attnd_http_request_seconds", P99, "route=\"/v1/attention\"", 1e6},
     {"group_mean", "group mean", "attnd_group_size", MEAN, NULL, 1},
-    {"group_p99", "group p99", "attnd_group_size", P99, NULL, 1},
     {"tokens_per_s", "tokens/s", "attnd_device_tokens_total", RATE, NULL, 1},
     {"tflops", "TFLOP/s", "attnd_device_flops_total", RATE, NULL, 1e-12},
     {"input_used_mib", "input MiB", "attnd_arena_used_bytes", LEVEL, "arena=\"input\"", 1.0 / 1048576},
     {"output_used_mib", "output MiB", "attnd_arena_used_bytes", LEVEL, "arena=\"output\"", 1.0 / 1048576},
+};
+
+static const figure_t of_door[] = {
+    {"requests_per_s", "requests/s", "attnd_door_requests_total", RATE, NULL, 1},
+    {"answered_per_s", "answered/s", "attnd_door_requests_total", RATE, "code=\"OK\"", 1},
+    {"p50_us", "p50 us", "attnd_door_seconds", P50, NULL, 1e6},
+    {"p99_us", "p99 us", "attnd_door_seconds", P99, NULL, 1e6},
 };
 
 static const figure_t of_device[] = {
@@ -215,6 +220,8 @@ static void look_print(const ctl_options_t *options, const look_t *look)
     if (options->json) {
         json_t *root = json_pack("{s:f}", "seconds", look->seconds);
         figures_json(look, totals, COUNT_OF(totals), NULL, root);
+        json_object_set_new(root, "doors",
+                            lines_json(look, of_door, COUNT_OF(of_door), "attnd_door_requests_total", "door"));
         json_object_set_new(root, "devices",
                             lines_json(look, of_device, COUNT_OF(of_device), "attnd_device_ready", "device"));
         json_object_set_new(
@@ -238,6 +245,7 @@ static void look_print(const ctl_options_t *options, const look_t *look)
         fputs(i % 4 == 3 ? "\n" : "    ", stdout);
     }
     group_sizes_print(look);
+    lines_print(look, of_door, COUNT_OF(of_door), "attnd_door_requests_total", "door");
     lines_print(look, of_device, COUNT_OF(of_device), "attnd_device_ready", "device");
     lines_print(look, of_variant, COUNT_OF(of_variant), "attnd_attention_requests_total", "variant");
     fflush(stdout);

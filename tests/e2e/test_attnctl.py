@@ -139,9 +139,11 @@ def test_top(attnd, ctl):
         assert load.wait(60) == 0
     assert len(looks) == 2
     last = looks[1]
-    assert 50 < last["answered_per_s"] < 150 and last["queue_p50_us"] > 0 and last["http_p99_us"] >= last["http_p50_us"]
+    assert 50 < last["answered_per_s"] < 150 and last["queue_p50_us"] > 0 and last["tokens_per_s"] > 0 and last["group_mean"] >= 1
+    (http,) = [d for d in last["doors"] if d["door"] == "http"]
+    assert 50 < http["answered_per_s"] < 150 and http["p99_us"] >= http["p50_us"] > 0
     (device,) = [d for d in last["devices"] if d["device"] == "CPU"]
-    assert device["ready"] == 1
+    assert device["ready"] == 1 and 50 < device["requests_per_s"] < 150 and device["groups_per_s"] > 0 and 0 < device["busy_percent"] <= 101
     (variant,) = [v for v in last["variants"] if v["variant"] == "cpu"]
     assert 50 < variant["answered_per_s"] < 150 and variant["kernel_p50_us"] > 0
     assert "queue p50 us" in text and "CPU" in text and "nan" not in text

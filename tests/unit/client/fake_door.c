@@ -101,7 +101,7 @@ static void welcome(side_t *side, uint64_t tag)
     welcome.version = side->door->manner->version != 0 ? side->door->manner->version : 1;
     welcome.alignment = 16;
     welcome.max_ring_entries = 1024;
-    welcome.max_in_flight = 64;
+    welcome.max_in_flight = 16;
     welcome.n_devices = 1;
     welcome.devices = devices;
     answer.tag = tag;
