@@ -89,6 +89,9 @@ void attn_batcher_push(attn_batcher_t *batcher, attn_request_t *request)
         request->sched.arrival = ++batcher->arrivals;
     request->sched.waits = peer;
     if (peer->count++ == 0) {
+        /* Its turn is counted from now on; it has saved nothing up. */
+        if (peer->finish < batcher->now)
+            peer->finish = batcher->now;
         peer->prev = NULL;
         peer->next = batcher->first;
         if (peer->next)
@@ -157,12 +160,12 @@ attn_request_t *attn_batcher_crowded_out(const attn_batcher_t *batcher, const at
 
 /* ---- groups ---- */
 
-static double turn_ends(const attn_batcher_t *batcher, const attn_batch_peer_t *peer, const attn_request_t *request)
+static double turn_ends(const attn_batch_peer_t *peer, const attn_request_t *request)
 {
-    return (peer->finish > batcher->now ? peer->finish : batcher->now) + cost_of(request);
+    return peer->finish + cost_of(request);
 }
 
-/* The first in order that may run on the device and, where `due_before_ns` is not INT64_MAX, was submitted by then. */
+/* The first in order that may run on the device and, was submitted by then. */
 static attn_request_t *leader(const attn_batcher_t *batcher, uint32_t device_index, int64_t submitted_by_ns)
 {
     attn_request_t *best = NULL;
@@ -174,7 +177,7 @@ static attn_request_t *leader(const attn_batcher_t *batcher, uint32_t device_ind
             request = request->sched.next;
         if (!request)
             continue;
-        double ends = turn_ends(batcher, peer, request);
+        double ends = turn_ends(peer, request);
         if (!best || before(request, ends, best, best_ends)) {
             best = request;
             best_ends = ends;
@@ -240,7 +243,7 @@ static void followers(attn_batcher_t *batcher, uint32_t device_index, attn_batch
 {
     for (attn_batch_peer_t *peer = batcher->first; peer; peer = peer->next) {
         peer->cursor = peer->first;
-        peer->cursor_finish = peer->finish > batcher->now ? peer->finish : batcher->now;
+        peer->cursor_finish = peer->finish;
         if (peer == batch->request[0]->sched.waits)
             peer->cursor_finish += cost_of(batch->request[0]);
     }
@@ -305,7 +308,7 @@ void attn_batcher_take(attn_batcher_t *batcher, const attn_batch_t *batch)
     for (uint32_t i = 0; i < batch->count; i++) {
         attn_request_t *request = batch->request[i];
         attn_batch_peer_t *peer = request->sched.waits;
-        double ends = turn_ends(batcher, peer, request);
+        double ends = turn_ends(peer, request);
         peer->finish = ends;
         if (ends > batcher->finish_last)
             batcher->finish_last = ends;

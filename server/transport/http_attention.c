@@ -114,6 +114,7 @@ void http_attention_handle(attn_http_call_t *call)
     request->priority = ask->priority;
     request->deadline_ns = deadline_ns;
     request->peer = attn_http_peer(call);
+    request->connection = attn_http_connection(call);
     request->complete = run_complete;
     request->complete_arg = run;
     attn_http_park(call, run_gone, run);

@@ -277,6 +277,11 @@ const char *attn_http_id(attn_http_call_t *call)
     return call->id;
 }
 
+uint64_t attn_http_connection(attn_http_call_t *call)
+{
+    return (uint64_t)(uintptr_t)call->conn;
+}
+
 uint64_t attn_http_peer(attn_http_call_t *call)
 {
     return call->conn->peer;

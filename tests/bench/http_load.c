@@ -40,6 +40,7 @@ typedef struct conn {
 typedef struct load {
     struct sockaddr_storage address;
     socklen_t address_len;
+    const char *source; /* IPv4 address to call from; NULL = any */
     char head[HEAD_MAX];
     size_t head_len;
     const char *body;
@@ -122,6 +123,12 @@ static void conn_open(load_t *load, conn_t *conn)
     conn->fd = socket(load->address.ss_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
     if (conn->fd < 0)
         die("socket");
+    if (load->source) {
+        struct sockaddr_in from = {.sin_family = AF_INET};
+        if (inet_pton(AF_INET, load->source, &from.sin_addr) != 1 ||
+            bind(conn->fd, (struct sockaddr *)&from, sizeof from) != 0)
+            die("--source");
+    }
     if (connect(conn->fd, (struct sockaddr *)&load->address, load->address_len) != 0)
         die("connect");
     fcntl(conn->fd, F_SETFL, O_NONBLOCK);
@@ -257,29 +264,27 @@ static double percentile(const load_t *load, double p)
 static void usage(void)
 {
     puts("http_load --port N --path PATH --body FILE [--host 127.0.0.1] [--type MEDIA] [--connections 1]\n"
-         "          [--seconds 5] [--warmup 1] [--poll]\n"
+         "          [--seconds 5] [--warmup 1] [--source ADDRESS] [--poll]\n"
          "Posts the body over keep-alive connections, one request in flight on each; prints JSON with requests per\n"
          "second and latency percentiles in microseconds.\n"
+         "--source: call from this IPv4 address, such as 127.0.0.2: another peer to the server.\n"
          "--poll: look for answers without ever sleeping.");
 }
 
 int main(int argc, char **argv)
 {
     const char *host = "127.0.0.1", *port = NULL, *path = "/", *body = NULL, *type = "application/octet-stream";
+    const char *source = NULL;
     int connections = 1;
     bool polls = false;
     double seconds = 5, warmup = 1;
-    static const struct option options[] = {{"host", required_argument, 0, 'h'},
-                                            {"port", required_argument, 0, 'p'},
-                                            {"path", required_argument, 0, 'u'},
-                                            {"body", required_argument, 0, 'b'},
-                                            {"type", required_argument, 0, 't'},
-                                            {"connections", required_argument, 0, 'c'},
-                                            {"seconds", required_argument, 0, 's'},
-                                            {"warmup", required_argument, 0, 'w'},
-                                            {"poll", no_argument, 0, 'l'},
-                                            {"help", no_argument, 0, '?'},
-                                            {0, 0, 0, 0}};
+    static const struct option options[] = {
+        {"host", required_argument, 0, 'h'},    {"port", required_argument, 0, 'p'},
+        {"path", required_argument, 0, 'u'},    {"body", required_argument, 0, 'b'},
+        {"type", required_argument, 0, 't'},    {"connections", required_argument, 0, 'c'},
+        {"seconds", required_argument, 0, 's'}, {"warmup", required_argument, 0, 'w'},
+        {"source", required_argument, 0, 'f'},  {"poll", no_argument, 0, 'l'},
+        {"help", no_argument, 0, '?'},          {0, 0, 0, 0}};
     for (int c; (c = getopt_long(argc, argv, "", options, NULL)) != -1;) {
         switch (c) {
         case 'h':
@@ -306,6 +311,9 @@ int main(int argc, char **argv)
         case 'l':
             polls = true;
             break;
+        case 'f':
+            source = optarg;
+            break;
         case 'w':
             warmup = atof(optarg);
             break;
@@ -319,7 +327,7 @@ int main(int argc, char **argv)
         return 2;
     }
 
-    load_t load = {.polls = polls};
+    load_t load = {.source = source, .polls = polls};
     struct addrinfo *found = NULL, hints = {.ai_socktype = SOCK_STREAM};
     if (getaddrinfo(host, port, &hints, &found) != 0)
         die("getaddrinfo");

@@ -219,10 +219,11 @@ START_TEST(higher_priority_goes_first)
 {
     attn_request_t *request[7];
     const int32_t priority[7] = {0, 5, 0, -1000, 1000, 5, 0};
-    const int order[7] = {4, 1, 5, 0, 2, 6, 3};
+    const int order[7] = {4, 1, 5, 6, 0, 2, 3};
     for (int i = 0; i < 7; i++) {
         request[i] = make();
         request[i]->priority = priority[i];
+        request[i]->sched.replay = i == 6; /* it has waited already */
         push(request[i]);
     }
     attn_batch_t batch = take();
@@ -248,18 +249,6 @@ START_TEST(earliest_deadline_goes_first)
     ck_assert_ptr_eq(batch.request[1], other_peer);
     ck_assert_ptr_eq(batch.request[2], late);
     ck_assert_ptr_eq(batch.request[3], none);
-}
-END_TEST
-
-/* A replay has waited already. */
-START_TEST(replays_go_before_others)
-{
-    push(make());
-    attn_request_t *replay = make();
-    replay->sched.replay = true;
-    push(replay);
-    attn_batch_t batch = take();
-    ck_assert_ptr_eq(batch.request[0], replay);
 }
 END_TEST
 
@@ -310,6 +299,29 @@ START_TEST(peers_share_equally)
     ck_assert_uint_eq(of_flood + of_victim, 160);
     ck_assert_uint_ge(of_victim, 70);
     ck_assert_uint_ge(of_flood, 70);
+}
+END_TEST
+
+/* One request at a time beside a backlog, whatever it costs: at most one of the others goes before each. */
+START_TEST(a_lone_caller_does_not_stand_in_line)
+{
+    for (int i = 0; i < 200; i++) {
+        attn_request_t *request = make();
+        request->peer = 7;
+        request->sched.cost_us = _i;
+        push(request);
+    }
+    batcher.limits.requests = 1;
+    for (int turn = 0; turn < 60; turn++) {
+        attn_request_t *victim = make();
+        victim->peer = 8;
+        victim->sched.cost_us = _i;
+        push(victim);
+        int ahead = 0;
+        while (take().request[0] != victim)
+            ahead++;
+        ck_assert_int_le(ahead, 1 + 200 / _i);
+    }
 }
 END_TEST
 
@@ -396,20 +408,13 @@ END_TEST
 
 /* ---- the delay ---- */
 
-START_TEST(without_a_delay_nobody_waits)
-{
-    int64_t due;
-    push(make());
-    ck_assert_uint_eq(form(true, &due).count, 1);
-}
-END_TEST
-
 START_TEST(a_leader_waits_for_company_and_no_longer)
 {
-    batcher.limits.delay_ns = 200 * ATTN_NS_PER_US;
-    batcher.limits.requests = 4;
     int64_t due;
     attn_request_t *request = push(make());
+    ck_assert_uint_eq(form(true, &due).count, 1); /* without a delay nobody waits */
+    batcher.limits.delay_ns = 200 * ATTN_NS_PER_US;
+    batcher.limits.requests = 4;
     /* Nobody else is about: at once. */
     ck_assert_uint_eq(form(false, &due).count, 1);
     ck_assert_uint_eq(form(true, &due).count, 0);
@@ -570,14 +575,14 @@ int main(void)
     tcase_add_test(all, a_huge_request_does_not_starve);
     tcase_add_test(all, higher_priority_goes_first);
     tcase_add_test(all, earliest_deadline_goes_first);
-    tcase_add_test(all, replays_go_before_others);
     tcase_add_test(all, rare_configurations_do_not_starve);
     tcase_add_test(all, peers_share_equally);
+    tcase_add_loop_test(all, a_lone_caller_does_not_stand_in_line, 100, 103);
+    tcase_add_loop_test(all, a_lone_caller_does_not_stand_in_line, 900, 903);
     tcase_add_test(all, connections_share_equally);
     tcase_add_test(all, idleness_is_not_saved_up);
     tcase_add_test(all, the_largest_backlog_makes_room);
     tcase_add_test(all, removed_requests_are_gone);
-    tcase_add_test(all, without_a_delay_nobody_waits);
     tcase_add_test(all, a_leader_waits_for_company_and_no_longer);
     tcase_add_test(all, a_deadline_is_not_slept_over);
     tcase_add_test(all, the_delay_holds_up_only_its_own);
