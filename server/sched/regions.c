@@ -13,10 +13,13 @@
 
 typedef enum slot_state { SLOT_FREE, SLOT_LIVE, SLOT_DROPPED } slot_state_t;
 
+typedef enum slot_wait { WAIT_NONE, WAIT_WANTED, WAIT_ASKED } slot_wait_t;
+
 typedef struct slot {
     slot_state_t state;
-    bool dirty;     /* is in the list of what to look at */
-    uint32_t holds; /* links that have it */
+    slot_wait_t wait; /* for an event */
+    bool dirty;       /* is in the list of what to look at */
+    uint32_t holds;   /* links that have it */
     attn_region_about_t about;
     attn_region_told_fn told;
     void *told_arg;
@@ -114,6 +117,16 @@ void attn_regions_drop(attn_regions_t *regions, uint32_t number, attn_region_gon
     regions->wake(regions->wake_arg);
 }
 
+void attn_regions_await(attn_regions_t *regions, uint32_t number)
+{
+    uint32_t i = number - ATTN_REGION_CLIENT_FIRST;
+    pthread_mutex_lock(&regions->lock);
+    regions->slot[i].wait = WAIT_WANTED;
+    mark(regions, i);
+    pthread_mutex_unlock(&regions->lock);
+    regions->wake(regions->wake_arg);
+}
+
 const char *attn_regions_device(const attn_regions_t *regions, uint32_t number)
 {
     return regions->slot[number - ATTN_REGION_CLIENT_FIRST].about.device;
@@ -203,6 +216,13 @@ static bool slot_sync(attn_regions_t *regions, uint32_t i, attn_region_link_t *c
             continue;
         if (slot->state == SLOT_LIVE && wanted(slot, link) && !bit(link->held, i))
             again = !add_send(regions, link, i) || again;
+        if (slot->state == SLOT_LIVE && slot->wait == WAIT_WANTED && bit(link->held, i)) {
+            attn_region_order_t order = {.op = ATTN_REGION_AWAIT, .number = ATTN_REGION_CLIENT_FIRST + i};
+            if (order_send(link, &order, -1))
+                slot->wait = WAIT_ASKED;
+            else
+                again = true;
+        }
         if (slot->state == SLOT_DROPPED && bit(link->held, i) && !bit(link->dropping, i)) {
             attn_region_order_t order = {.op = ATTN_REGION_DROP, .number = ATTN_REGION_CLIENT_FIRST + i};
             if (order_send(link, &order, -1))
@@ -280,8 +300,9 @@ static bool report_valid(const attn_region_link_t *link, const attn_region_repor
     uint32_t i = report->number - ATTN_REGION_CLIENT_FIRST;
     return report->number >= ATTN_REGION_CLIENT_FIRST && i < ATTN_REGIONS_MAX && report->status <= 0 &&
            memchr(report->message, '\0', sizeof report->message) != NULL &&
-           (report->op == ATTN_REGION_ADD ? bit(link->held, i)
-                                          : report->op == ATTN_REGION_DROP && bit(link->dropping, i));
+           (report->op == ATTN_REGION_DROP
+                ? bit(link->dropping, i)
+                : (report->op == ATTN_REGION_ADD || report->op == ATTN_REGION_AWAIT) && bit(link->held, i));
 }
 
 bool attn_regions_collect(attn_regions_t *regions, attn_region_link_t *link, bool *ret_garbage)
@@ -303,10 +324,15 @@ bool attn_regions_collect(attn_regions_t *regions, attn_region_link_t *link, boo
         bit_set(link->dropping, i, false);
         slot->holds--;
         mark(regions, i);
+    } else if (report.op == ATTN_REGION_AWAIT) {
+        if (slot->told && slot->wait == WAIT_ASKED) {
+            slot->wait = WAIT_NONE;
+            slot->told(slot->told_arg, ATTN_REGION_AWAIT, report.status, report.message);
+        }
     } else if (slot->told && (!slot->was_told || report.status != ATTN_OK)) {
         /* Under the lock: a drop afterwards means that it is not called any more. */
         slot->was_told = true;
-        slot->told(slot->told_arg, report.status, report.message);
+        slot->told(slot->told_arg, ATTN_REGION_ADD, report.status, report.message);
     }
     pthread_mutex_unlock(&regions->lock);
     return true;
@@ -328,6 +354,8 @@ void attn_regions_link_end(attn_regions_t *regions, attn_region_link_t *link)
     for (uint32_t i = 0; i < regions->high; i++)
         if (bit(link->held, i)) {
             regions->slot[i].holds--;
+            if (regions->slot[i].wait == WAIT_ASKED)
+                regions->slot[i].wait = WAIT_WANTED;
             mark(regions, i);
         }
     pthread_mutex_unlock(&regions->lock);

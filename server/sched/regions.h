@@ -25,9 +25,10 @@ typedef struct attn_region_about {
     char device[48]; /* UUID; "" for host memory */
 } attn_region_about_t;
 
-/* What a worker made of it: once after the first report, and again with an error when a later worker could not take
- * it (the exporter of a legacy handle is gone). The scheduler's thread; must not block, nor call back. */
-typedef void (*attn_region_told_fn)(void *arg, attn_status_t status, const char *message);
+/* What a worker made of it. ADD: once after the first report, and again with an error when a later worker could not
+ * take it (the exporter of a legacy handle is gone). AWAIT: the event of attn_regions_await() has been reached. The
+ * scheduler's thread; must not block, nor call back. */
+typedef void (*attn_region_told_fn)(void *arg, attn_region_op_t op, attn_status_t status, const char *message);
 typedef void (*attn_region_gone_fn)(void *arg);
 
 /* One worker's end of it; the scheduler's thread. */
@@ -48,6 +49,10 @@ attn_status_t attn_regions_add(attn_regions_t *regions, const attn_region_about_
                                void *arg, uint32_t *ret_number, attn_error_t *err);
 /* `told` is not called any more; `gone` is called on the scheduler's thread when no worker has the region. */
 void attn_regions_drop(attn_regions_t *regions, uint32_t number, attn_region_gone_fn gone, void *arg);
+
+/* Asks for a call of `told` when what is recorded in the event has been reached; one call for one or more askings. A
+ * worker that is started anew is asked again. */
+void attn_regions_await(attn_regions_t *regions, uint32_t number);
 
 /* The device that a region lies on: its UUID, or "" for host memory. Only for a region that is not dropped. */
 const char *attn_regions_device(const attn_regions_t *regions, uint32_t number);

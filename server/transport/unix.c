@@ -23,7 +23,8 @@ enum { SUBMISSIONS_AT_ONCE = 32, EVENTS_AT_ONCE = 64 };
 #define LOOK_NS (5 * ATTN_NS_PER_US)  /* between two looks at the sockets while the rings are spun on */
 #define HELLO_NS (10 * ATTN_NS_PER_S) /* for a connection to say hello */
 #define TICK_NS (1 * ATTN_NS_PER_S)
-#define STOP_NS (3 * ATTN_NS_PER_S) /* for requests and workers to let go, at the end */
+#define TICK_WAITS_NS (2 * ATTN_NS_PER_MS) /* while runs wait for events: their deadlines */
+#define STOP_NS (3 * ATTN_NS_PER_S)        /* for requests and workers to let go, at the end */
 
 /* ---- the thread ---- */
 
@@ -67,6 +68,7 @@ static void mail_take(attn_unix_t *door)
         next = conn->next_mail;
         /* What comes from here on is mailed again. */
         atomic_store(&conn->mailed, false);
+        unix_wait_look(conn, attn_clock_ns());
         unix_conn_flush(conn);
         unix_conn_reap(conn);
     }
@@ -104,6 +106,7 @@ static bool events_take(attn_unix_t *door, int timeout_ms)
 static void tick(attn_unix_t *door, int64_t now_ns)
 {
     for (unix_conn_t *conn = door->conns; conn != NULL; conn = conn->next) {
+        unix_wait_look(conn, now_ns);
         if (!conn->greeted && !conn->closing && now_ns - conn->accepted_ns > HELLO_NS) {
             unix_conn_close(conn, "it did not say hello");
         }
@@ -146,7 +149,7 @@ static void *door_main(void *arg)
         if (any) {
             used_ns = now_ns;
         }
-        if (now_ns - ticked_ns > TICK_NS) {
+        if (now_ns - ticked_ns > (door->waits > 0 ? TICK_WAITS_NS : TICK_NS)) {
             ticked_ns = now_ns;
             tick(door, now_ns);
         }
@@ -166,7 +169,11 @@ static void *door_main(void *arg)
         }
         rings_arm(door);
         bool waits = rings_waiting(door) || atomic_load(&door->stopping) != (stop_ns != INT64_MAX);
-        events_take(door, waits ? 0 : stop_ns != INT64_MAX ? 10 : door->conns != NULL ? 1000 : -1);
+        events_take(door, waits                  ? 0
+                          : door->waits > 0      ? 2
+                          : stop_ns != INT64_MAX ? 10
+                          : door->conns != NULL  ? 1000
+                                                 : -1);
     }
     return NULL;
 }

@@ -57,9 +57,14 @@ typedef struct unix_region {
     uint64_t allocated; /* of a memfd that is made here: bytes that have memory */
     uint64_t tag;       /* of what is to be answered */
     struct unix_region *next_busy;
+    /* Of an event: runs that wait for it. Those that came before the worker was asked last go on with its answer. */
+    struct unix_run *asked, *waiting;
+    bool outstanding;             /* the worker has been asked and has not answered */
+    _Atomic(unix_told_t) reached; /* what the worker says; `error` when it is bad */
+    struct unix_region *next_waited;
 } unix_region_t;
 
-typedef enum unix_run_state { UNIX_RUN_FREE, UNIX_RUN_FLYING, UNIX_RUN_UNSENT } unix_run_state_t;
+typedef enum unix_run_state { UNIX_RUN_FREE, UNIX_RUN_WAITING, UNIX_RUN_FLYING, UNIX_RUN_UNSENT } unix_run_state_t;
 
 /* What a run holds on to: its tensors' regions, then its events. */
 enum { UNIX_USE_WAIT = ATTN_ASK_PLACES, UNIX_USE_SIGNAL, UNIX_USES };
@@ -74,7 +79,7 @@ typedef struct unix_run {
     unix_region_t *region[UNIX_USES];
     int32_t *seqlens; /* cu_seqlens_q, then cu_seqlens_k */
     size_t seqlens_room;
-    struct unix_run *next; /* free, or unsent */
+    struct unix_run *next; /* free, waiting, or unsent */
 } unix_run_t;
 
 typedef struct unix_ring {
@@ -114,7 +119,8 @@ struct unix_conn {
     uint32_t region_generation[UNIX_REGIONS_MAX], event_generation[UNIX_EVENTS_MAX];
     uint32_t region_count; /* in the table or on their way out */
     uint64_t host_bytes;
-    unix_region_t *busy; /* registering or released: to be looked at when there is mail */
+    unix_region_t *waited; /* events that runs wait for */
+    unix_region_t *busy;   /* registering or released: to be looked at when there is mail */
 
     pthread_mutex_t lock;
     unix_run_t *runs_free[2]; /* for messages; for the ring, one per entry */
@@ -146,6 +152,7 @@ struct attn_unix {
 
     /* The door's thread. */
     unix_conn_t *conns;
+    uint32_t waits;       /* runs that wait for events */
     unix_conn_t *ringing; /* those with a ring, linked by ring->next */
     uint64_t accepted;
     unsigned char message[UNIX_MESSAGE_BYTES + 1];
@@ -203,6 +210,13 @@ attn_status_t unix_run_reserve(unix_conn_t *conn, bool by_ring, uint32_t count, 
 bool unix_run_send(unix_run_t *run); /* the answer by message; under conn->lock */
 bool unix_run_put(unix_run_t *run);  /* done with it; under conn->lock. Whether a region waited for that */
 void unix_run_free_all(unix_conn_t *conn);
+
+void unix_run_go(unix_run_t *run);                           /* waits no longer: to the scheduler */
+void unix_run_end(unix_run_t *run, const attn_error_t *err); /* the same, but it ends without having run */
+
+/* unix_wait.c: runs that wait for an event of the client. The door's thread. */
+void unix_wait_add(unix_run_t *run);
+void unix_wait_look(unix_conn_t *conn, int64_t now_ns); /* goes on with those whose time has come, either way */
 
 /* unix_ring.c */
 void unix_ring_open(unix_conn_t *conn, uint64_t tag, uint32_t entries);

@@ -78,10 +78,17 @@ static void judge(unix_region_t *region, attn_status_t status, const char *messa
 
 /* ---- the scheduler's thread ---- */
 
-static void told(void *arg, attn_status_t status, const char *message)
+static void told(void *arg, attn_region_op_t op, attn_status_t status, const char *message)
 {
     unix_region_t *region = arg;
-    judge(region, status, message);
+    if (op == ATTN_REGION_AWAIT) {
+        if (status != ATTN_OK) {
+            judge(region, status, message);
+        }
+        atomic_store(&region->reached, status == ATTN_OK ? UNIX_TOLD_GOOD : UNIX_TOLD_BAD);
+    } else {
+        judge(region, status, message);
+    }
     unix_conn_mail(region->conn);
 }
 

@@ -352,10 +352,29 @@ static void run_submit(unix_run_t *run, const attn_ask_t *ask, const attn_varian
     }
     atomic_fetch_add(&conn->door->calls, 1);
     pthread_mutex_lock(&conn->lock);
-    run->state = UNIX_RUN_FLYING;
+    run->state = UNIX_RUN_WAITING;
     conn->flying++;
     pthread_mutex_unlock(&conn->lock);
-    attn_sched_submit(conn->door->front->sched, request);
+    if (run->region[UNIX_USE_WAIT] != NULL) {
+        unix_wait_add(run);
+    } else {
+        unix_run_go(run);
+    }
+}
+
+void unix_run_go(unix_run_t *run)
+{
+    unix_conn_t *conn = run->conn;
+    pthread_mutex_lock(&conn->lock);
+    run->state = UNIX_RUN_FLYING;
+    pthread_mutex_unlock(&conn->lock);
+    attn_sched_submit(conn->door->front->sched, &run->request);
+}
+
+void unix_run_end(unix_run_t *run, const attn_error_t *err)
+{
+    run->request.outcome.error = *err;
+    run_complete(&run->request, run);
 }
 
 /* Room for both arrays of a packed request. */
@@ -549,12 +568,13 @@ bool unix_run_cancel(unix_conn_t *conn, uint64_t tag)
     pthread_mutex_lock(&conn->lock);
     for (uint32_t i = 0; i < conn->run_count && !found; i++) {
         unix_run_t *run = conn->runs[i];
-        if (run->state == UNIX_RUN_FLYING && run->tag == tag) {
+        if (run->tag == tag && (run->state == UNIX_RUN_FLYING || run->state == UNIX_RUN_WAITING)) {
             attn_sched_cancel(conn->door->front->sched, &run->request);
             found = true;
         }
     }
     pthread_mutex_unlock(&conn->lock);
+    unix_wait_look(conn, attn_clock_ns());
     return found;
 }
 
@@ -562,9 +582,10 @@ void unix_run_cancel_all(unix_conn_t *conn)
 {
     pthread_mutex_lock(&conn->lock);
     for (uint32_t i = 0; i < conn->run_count; i++) {
-        if (conn->runs[i]->state == UNIX_RUN_FLYING) {
+        if (conn->runs[i]->state == UNIX_RUN_FLYING || conn->runs[i]->state == UNIX_RUN_WAITING) {
             attn_sched_cancel(conn->door->front->sched, &conn->runs[i]->request);
         }
     }
     pthread_mutex_unlock(&conn->lock);
+    unix_wait_look(conn, attn_clock_ns());
 }

@@ -18,6 +18,9 @@
 
 /* Pinning stalls launches (54 to 214 ms per GiB on H100 machines): it may take a quarter of the time. */
 enum { PIN_REST = 3 };
+/* Events are asked without a pause for as long as this after the last one came, then every millisecond: a foreign
+ * stream that stands still must not cost a core. */
+#define AWAIT_SPIN_NS (500 * ATTN_NS_PER_US)
 #define FIND_NS (5 * ATTN_NS_PER_S)
 
 struct attn_client_memory {
@@ -27,11 +30,12 @@ struct attn_client_memory {
     struct attn_engine *engine;
     pthread_mutex_t lock; /* of the table */
     pthread_cond_t arrived;
-    pthread_mutex_t pin_lock;
     uint32_t high; /* slots below have been used */
     attn_client_region_t *table[ATTN_REGIONS_MAX];
     /* The thread's own: regions with something left to pin. */
     uint32_t unpinned_count, unpinned[ATTN_REGIONS_MAX];
+    uint32_t awaited_count, awaited[ATTN_REGIONS_MAX]; /* events that the front waits for */
+    int64_t awaited_ns;                                /* when the last of them came */
 };
 
 attn_status_t attn_client_memory_open(attn_variant_class_t run_class, int fd, attn_client_memory_t **ret,
@@ -43,7 +47,6 @@ attn_status_t attn_client_memory_open(attn_variant_class_t run_class, int fd, at
     memory->run_class = run_class;
     memory->fd = fd;
     pthread_mutex_init(&memory->lock, NULL);
-    pthread_mutex_init(&memory->pin_lock, NULL);
     pthread_condattr_t attributes;
     pthread_condattr_init(&attributes);
     pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
@@ -51,6 +54,12 @@ attn_status_t attn_client_memory_open(attn_variant_class_t run_class, int fd, at
     pthread_condattr_destroy(&attributes);
     *ret = memory;
     return ATTN_OK;
+}
+
+/* With a page without access behind it: regions never touch each other, so no copy runs from one into the next. */
+static uint64_t map_bytes(const attn_client_region_t *region)
+{
+    return ATTN_WIRE_ROUND(region->about.bytes) + ATTN_WIRE_PAGE;
 }
 
 static attn_status_t host_map(const attn_client_memory_t *memory, attn_client_region_t *region, attn_error_t *err)
@@ -61,7 +70,12 @@ static attn_status_t host_map(const attn_client_memory_t *memory, attn_client_re
     if (memory->run_class != ATTN_CLASS_SERVE)
         return ATTN_OK;
     int protection = region->about.writable ? PROT_READ | PROT_WRITE : PROT_READ;
-    char *map = mmap(NULL, region->about.bytes, protection, MAP_SHARED | MAP_NORESERVE, region->fd, 0);
+    char *map = mmap(NULL, map_bytes(region), PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (map != MAP_FAILED && mmap(map, region->about.bytes, protection, MAP_SHARED | MAP_NORESERVE | MAP_FIXED,
+                                  region->fd, 0) == MAP_FAILED) {
+        munmap(map, map_bytes(region));
+        map = MAP_FAILED;
+    }
     if (map == MAP_FAILED)
         return attn_error_set(err, ATTN_ERR_NO_MEMORY, "a region of %llu bytes cannot be mapped: %s",
                               (unsigned long long)region->about.bytes, strerror(errno));
@@ -86,7 +100,7 @@ static void region_free(const attn_client_memory_t *memory, attn_client_region_t
     if (region->error.status == ATTN_OK && memory->ops->drop)
         memory->ops->drop(memory->engine, region);
     if (region->host)
-        munmap(region->host, region->about.bytes);
+        munmap(region->host, map_bytes(region));
     attn_fd_close(&region->fd);
     free(region);
 }
@@ -118,12 +132,18 @@ static void region_add(attn_client_memory_t *memory, const attn_region_order_t *
         snprintf(report->message, sizeof report->message, "%.*s", (int)sizeof report->message - 1, err.message);
 }
 
+static void list_remove(uint32_t *list, uint32_t *count, uint32_t value)
+{
+    for (uint32_t n = 0; n < *count; n++)
+        if (list[n] == value)
+            list[n--] = list[--*count];
+}
+
 static void region_drop(attn_client_memory_t *memory, uint32_t number)
 {
     uint32_t i = number - ATTN_REGION_CLIENT_FIRST;
-    for (uint32_t n = 0; n < memory->unpinned_count; n++)
-        if (memory->unpinned[n] == i)
-            memory->unpinned[n] = memory->unpinned[--memory->unpinned_count];
+    list_remove(memory->unpinned, &memory->unpinned_count, i);
+    list_remove(memory->awaited, &memory->awaited_count, i);
     pthread_mutex_lock(&memory->lock);
     attn_client_region_t *region = memory->table[i];
     memory->table[i] = NULL;
@@ -150,6 +170,42 @@ static int order_receive(int fd, attn_region_order_t *ret, ssize_t *ret_bytes)
     return came;
 }
 
+static bool report_send(const attn_client_memory_t *memory, const attn_region_report_t *report)
+{
+    return send(memory->fd, report, sizeof *report, MSG_NOSIGNAL) == (ssize_t)sizeof *report;
+}
+
+/* Whether the wait for an event is over; then *ret says how. */
+static bool event_over(attn_client_memory_t *memory, uint32_t i, attn_region_report_t *ret)
+{
+    attn_client_region_t *event = memory->table[i];
+    attn_error_t err = {0};
+    bool ready = false;
+    if (!event || event->about.kind != ATTN_REGION_EVENT || !memory->ops->ready)
+        attn_error_set(&err, ATTN_ERR_INTERNAL, "what should be an event is not one");
+    else if (event->error.status != ATTN_OK)
+        err = event->error;
+    else
+        err.status = memory->ops->ready(memory->engine, event, &ready, &err);
+    if (err.status == ATTN_OK && !ready)
+        return false;
+    *ret =
+        (attn_region_report_t){.op = ATTN_REGION_AWAIT, .number = ATTN_REGION_CLIENT_FIRST + i, .status = err.status};
+    if (err.status != ATTN_OK)
+        snprintf(ret->message, sizeof ret->message, "%.*s", (int)sizeof ret->message - 1, err.message);
+    return true;
+}
+
+static void events_look(attn_client_memory_t *memory)
+{
+    attn_region_report_t report;
+    for (uint32_t n = 0; n < memory->awaited_count; n++)
+        if (event_over(memory, memory->awaited[n], &report)) {
+            memory->awaited[n--] = memory->awaited[--memory->awaited_count];
+            report_send(memory, &report);
+        }
+}
+
 /* Returns false when the front is gone; the heartbeat ends the process then. */
 static bool order_obey(attn_client_memory_t *memory)
 {
@@ -168,9 +224,15 @@ static bool order_obey(attn_client_memory_t *memory)
         region_add(memory, &order, fd, &report);
     } else {
         attn_fd_close(&fd);
-        region_drop(memory, order.number);
     }
-    return send(memory->fd, &report, sizeof report, MSG_NOSIGNAL) == (ssize_t)sizeof report;
+    if (order.op == ATTN_REGION_AWAIT && memory->awaited_count < ATTN_REGIONS_MAX) {
+        memory->awaited[memory->awaited_count++] = order.number - ATTN_REGION_CLIENT_FIRST;
+        memory->awaited_ns = attn_clock_ns();
+        return true;
+    }
+    if (order.op == ATTN_REGION_DROP)
+        region_drop(memory, order.number);
+    return report_send(memory, &report);
 }
 
 /* Pins one piece of the region that came last; returns for how long to rest. */
@@ -178,9 +240,7 @@ static int64_t pin_one(attn_client_memory_t *memory)
 {
     attn_client_region_t *region = memory->table[memory->unpinned[memory->unpinned_count - 1]];
     int64_t began = attn_clock_ns();
-    pthread_mutex_lock(&memory->pin_lock);
     bool more = memory->ops->pin(memory->engine, region);
-    pthread_mutex_unlock(&memory->pin_lock);
     if (!more)
         memory->unpinned_count--;
     return PIN_REST * (attn_clock_ns() - began);
@@ -195,9 +255,12 @@ static void *memory_main(void *arg)
         int64_t now = attn_clock_ns();
         if (memory->unpinned_count > 0 && now >= pin_ns)
             pin_ns = attn_clock_ns() + pin_one(memory);
+        events_look(memory);
         struct pollfd orders = {.fd = memory->fd, .events = POLLIN};
         int64_t rest_ms = (pin_ns - now + ATTN_NS_PER_MS - 1) / ATTN_NS_PER_MS;
         int timeout = memory->unpinned_count == 0 ? -1 : rest_ms > 0 ? (int)rest_ms : 0;
+        if (memory->awaited_count > 0)
+            timeout = now - memory->awaited_ns > AWAIT_SPIN_NS && timeout != 0 ? 1 : 0;
         if (poll(&orders, 1, timeout) > 0 && !order_obey(memory))
             return NULL;
     }
@@ -238,28 +301,4 @@ attn_status_t attn_client_memory_find(attn_client_memory_t *memory, uint32_t num
         return attn_error_set(err, region->error.status, "%s", region->error.message);
     *ret = region;
     return ATTN_OK;
-}
-
-attn_client_region_t *attn_client_memory_at(attn_client_memory_t *memory, const void *address)
-{
-    const char *at = address;
-    attn_client_region_t *found = NULL;
-    pthread_mutex_lock(&memory->lock);
-    for (uint32_t i = 0; i < memory->high && !found; i++) {
-        attn_client_region_t *region = memory->table[i];
-        if (region && region->host && at >= region->host && (uint64_t)(at - region->host) < region->about.bytes)
-            found = region;
-    }
-    pthread_mutex_unlock(&memory->lock);
-    return found;
-}
-
-void attn_client_memory_pin_lock(attn_client_memory_t *memory)
-{
-    pthread_mutex_lock(&memory->pin_lock);
-}
-
-void attn_client_memory_pin_unlock(attn_client_memory_t *memory)
-{
-    pthread_mutex_unlock(&memory->pin_lock);
 }

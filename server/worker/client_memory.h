@@ -24,19 +24,18 @@ typedef struct attn_client_region {
     attn_error_t error; /* why it is of no use */
 
     /* The engine's. */
-    char *device;            /* VMM, IPC: where the region begins on the device */
-    void *engine;            /* allocation handle, event */
-    uint64_t engine_bytes;   /* of the mapping */
-    _Atomic uint64_t pinned; /* HOST: bytes from the start; under attn_client_memory_pin_lock() */
-    bool pin_closed;         /* pinning failed: the rest stays pageable, which is slower and still right */
+    char *device; /* VMM, IPC: where the region begins on the device */
+    void *engine; /* whatever else it needs; EVENT: the event */
 } attn_client_region_t;
 
 /* What an engine does with them, on the regions' thread and beside running groups; each may be NULL. */
 typedef struct attn_client_memory_ops {
     /* HOST: prepares for pinning. VMM, IPC, EVENT: imports; without it they are refused. */
     attn_status_t (*add)(struct attn_engine *engine, attn_client_region_t *region, attn_error_t *err);
-    /* One piece of at most about 3 ms; whether there is more. Under the pin lock. */
+    /* One piece of at most about 3 ms; whether there is more. */
     bool (*pin)(struct attn_engine *engine, attn_client_region_t *region);
+    /* EVENT: whether what was recorded has been reached. */
+    attn_status_t (*ready)(struct attn_engine *engine, attn_client_region_t *event, bool *ret, attn_error_t *err);
     void (*drop)(struct attn_engine *engine, attn_client_region_t *region);
 } attn_client_memory_ops_t;
 
@@ -54,12 +53,5 @@ attn_status_t attn_client_memory_start(attn_client_memory_t *memory, const attn_
  * the region is of no use. Main thread. */
 attn_status_t attn_client_memory_find(attn_client_memory_t *memory, uint32_t number, attn_client_region_t **ret,
                                       attn_error_t *err);
-
-/* The region whose mapping in this process contains the address; NULL when none does. Main thread. */
-attn_client_region_t *attn_client_memory_at(attn_client_memory_t *memory, const void *address);
-
-/* No memory is pinned between the two: for queueing copies, whose way depends on what is pinned. Main thread. */
-void attn_client_memory_pin_lock(attn_client_memory_t *memory);
-void attn_client_memory_pin_unlock(attn_client_memory_t *memory);
 
 #endif

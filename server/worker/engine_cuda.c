@@ -25,6 +25,7 @@ static void cuda_close(attn_engine_t *engine)
     for (uint32_t i = 0; i < ATTN_WIRE_GROUPS; i++)
         attn_cuda_flight_close(&engine->flight[i]);
     attn_cuda_ranges_close(engine);
+    attn_cuda_ranges_destroy(engine->ranges);
     cudaFree(engine->workspace);
     for (int i = 0; i < 2 * ATTN_CUDA_ROUNDS; i++)
         cudaEventDestroy(engine->round[i]);
@@ -71,7 +72,9 @@ static attn_status_t cuda_open(const attn_engine_setup_t *setup, attn_engine_t *
         free(engine);
         return status;
     }
-    status = streams_open(engine, err);
+    status = attn_cuda_ranges_create(&engine->ranges, err);
+    if (status == ATTN_OK)
+        status = streams_open(engine, err);
     if (status == ATTN_OK && setup->wake)
         status = attn_cuda_waiter_open(&engine->setup, &engine->waiter, err);
     if (status != ATTN_OK) {
@@ -197,4 +200,8 @@ const attn_engine_ops_t attn_engine_cuda = {.name = "cuda",
                                             .submit = cuda_submit,
                                             .poll = cuda_poll,
                                             .block = cuda_block,
-                                            .idle = cuda_idle};
+                                            .idle = cuda_idle,
+                                            .client_memory = {.add = attn_cuda_client_add,
+                                                              .pin = attn_cuda_client_pin,
+                                                              .ready = attn_cuda_client_ready,
+                                                              .drop = attn_cuda_client_drop}};

@@ -3,6 +3,7 @@
 #define ATTND_WORKER_ENGINE_CUDA_H
 
 #include <cuda_runtime_api.h>
+#include <pthread.h>
 
 #include "cuda/cuda.h"
 #include "worker/engine.h"
@@ -13,13 +14,24 @@ enum { ATTN_CUDA_ROUNDS = 32 };
 
 /* Host memory as the GPU can reach it: pinned from its start on, in pieces. */
 typedef struct attn_cuda_range {
-    struct attn_cuda_range *next;
     char *host;   /* as groups see it; NULL in the lab class */
     char *mapped; /* the same memory where it is pinned: `host`, or a writable mapping of the engine's own */
     uint64_t bytes;
-    uint64_t pinned; /* bytes from the start; grows in idle() */
+    uint64_t first;  /* bytes of the first piece; the others are alike */
+    uint64_t pinned; /* bytes from the start; grows piece by piece */
+    bool read_only;  /* the GPU may not write it either */
     bool closed;     /* pinning failed once: the rest stays pageable, which is slower and still right */
 } attn_cuda_range_t;
+
+/* Pieces in which memory is pinned: 2 ms each on an H200. */
+#define ATTN_CUDA_PIN_PIECE (UINT64_C(4) << 20)
+
+/* All of them, by address. The pieces of a range grow under the lock too. */
+typedef struct attn_cuda_ranges {
+    pthread_mutex_t lock;
+    attn_cuda_range_t **range;
+    uint32_t count, room;
+} attn_cuda_ranges_t;
 
 typedef struct attn_cuda_nvml attn_cuda_nvml_t;
 typedef struct attn_cuda_waiter attn_cuda_waiter_t;
@@ -78,9 +90,9 @@ struct attn_engine {
 
     cudaStream_t compute, in, out;
     attn_cuda_range_t input, output;
-    attn_cuda_range_t *ranges; /* these two and all others, in no order */
-    char *workspace;           /* device; its first ATTN_WORKSPACE_ZEROED bytes are zero between launches, which follow
-                                  each other on one stream */
+    attn_cuda_ranges_t *ranges; /* these two and those of clients */
+    char *workspace;            /* device; its first ATTN_WORKSPACE_ZEROED bytes are zero between launches, which follow
+                                   each other on one stream */
     uint64_t workspace_bytes;
 
     attn_cuda_flight_t flight[ATTN_WIRE_GROUPS];
@@ -145,6 +157,24 @@ cudaError_t attn_cuda_moves_queue(const attn_engine_t *engine, attn_cuda_moves_t
 attn_status_t attn_cuda_slab(attn_engine_t *engine, attn_cuda_flight_t *flight, uint64_t bytes, attn_error_t *err);
 attn_status_t attn_cuda_workspace(attn_engine_t *engine, uint64_t bytes, attn_error_t *err);
 attn_status_t attn_cuda_staging(attn_cuda_flight_t *flight, uint64_t bytes, attn_error_t *err);
+
+/* engine_cuda_ranges.c */
+attn_status_t attn_cuda_ranges_create(attn_cuda_ranges_t **ret, attn_error_t *err);
+void attn_cuda_ranges_destroy(attn_cuda_ranges_t *ranges);                        /* NULL is fine */
+bool attn_cuda_ranges_link(attn_cuda_ranges_t *ranges, attn_cuda_range_t *range); /* false: no memory. Takes the lock */
+void attn_cuda_ranges_unlink(attn_cuda_ranges_t *ranges, const attn_cuda_range_t *range); /* takes the lock */
+/* The range that holds all of the bytes, with where in it; NULL for memory that is nobody's. Under the lock. */
+const attn_cuda_range_t *attn_cuda_ranges_find(const attn_cuda_ranges_t *ranges, const char *host, uint64_t bytes,
+                                               uint64_t *ret_offset);
+/* Pins the next piece; unpins all. Under the lock while it is in the list. */
+void attn_cuda_range_pin(attn_cuda_range_t *range);
+void attn_cuda_range_unpin(attn_cuda_range_t *range);
+
+/* engine_cuda_clients.c: for attn_client_memory_ops_t. The regions' thread. */
+attn_status_t attn_cuda_client_add(attn_engine_t *engine, attn_client_region_t *region, attn_error_t *err);
+bool attn_cuda_client_pin(attn_engine_t *engine, attn_client_region_t *region);
+attn_status_t attn_cuda_client_ready(attn_engine_t *engine, attn_client_region_t *event, bool *ret, attn_error_t *err);
+void attn_cuda_client_drop(attn_engine_t *engine, attn_client_region_t *region);
 
 /* engine_cuda_waiter.c: a thread that sleeps on an event and then calls setup->wake(). */
 attn_status_t attn_cuda_waiter_open(const attn_engine_setup_t *setup, attn_cuda_waiter_t **ret, attn_error_t *err);

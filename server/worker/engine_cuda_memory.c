@@ -5,42 +5,21 @@
 #include <sys/mman.h>
 
 /* Pinning costs 180 ms/GiB, or 470 where pages must be made first (H200), and stalls launches meanwhile: 64 MiB before
- * the first job, then 4 MiB (2 ms) at a time while there is nothing to do. A copy may not cross from one registration
- * into another. */
+ * the first job, then ATTN_CUDA_PIN_PIECE (2 ms) at a time while there is nothing to do. A copy may not cross from one
+ * registration into another. */
 #define PIN_FIRST (UINT64_C(32) << 20)
-#define PIN_PIECE (UINT64_C(4) << 20)
 
 #define SLAB_FIRST (UINT64_C(64) << 20)
 #define SLAB_LARGE (UINT64_C(1) << 30)
 enum { SLAB_PATIENCE = 64, BATCH_COPIES_MIN = 2 };
 #define WORKSPACE_STEP (UINT64_C(4) << 20)
 
-static uint64_t pin_step(const attn_cuda_range_t *arena)
-{
-    uint64_t step = arena->pinned == 0 ? PIN_FIRST : PIN_PIECE;
-    return step < arena->bytes - arena->pinned ? step : arena->bytes - arena->pinned;
-}
-
-static void pin_next(attn_cuda_range_t *arena, unsigned flags)
-{
-    uint64_t bytes = pin_step(arena);
-    if (arena->closed || bytes == 0)
-        return;
-    if (cudaHostRegister(arena->mapped + arena->pinned, bytes, flags) == cudaSuccess) {
-        arena->pinned += bytes;
-    } else {
-        cudaGetLastError(); /* not sticky */
-        arena->closed = true;
-    }
-}
-
 /* Groups see the input arena read-only. Where the driver cannot pin such a mapping, the engine makes a writable one. */
 static void arena_open(attn_engine_t *engine, uint32_t region, attn_cuda_range_t *ret)
 {
-    ret->next = engine->ranges;
-    engine->ranges = ret;
     ret->host = attn_memory_arena(engine->setup.memory, region, &ret->bytes);
     ret->mapped = ret->host;
+    ret->first = PIN_FIRST;
     if (!ret->host || ret->bytes == 0) {
         ret->closed = true;
         return;
@@ -51,7 +30,8 @@ static void arena_open(attn_engine_t *engine, uint32_t region, attn_cuda_range_t
         ret->mapped = map == MAP_FAILED ? NULL : map;
         ret->closed = map == MAP_FAILED;
     }
-    pin_next(ret, cudaHostRegisterMapped);
+    attn_cuda_range_pin(ret);
+    ret->closed = ret->closed || !attn_cuda_ranges_link(engine->ranges, ret);
 }
 
 void attn_cuda_ranges_open(attn_engine_t *engine)
@@ -60,50 +40,33 @@ void attn_cuda_ranges_open(attn_engine_t *engine)
     arena_open(engine, ATTN_REGION_OUTPUT, &engine->output);
 }
 
-static void arena_close(attn_cuda_range_t *arena)
-{
-    for (uint64_t at = 0; at < arena->pinned; at += at == 0 ? PIN_FIRST : PIN_PIECE)
-        cudaHostUnregister(arena->mapped + at);
-    if (arena->mapped && arena->mapped != arena->host)
-        munmap(arena->mapped, arena->bytes);
-    *arena = (attn_cuda_range_t){.closed = true};
-}
-
 void attn_cuda_ranges_close(attn_engine_t *engine)
 {
-    arena_close(&engine->input);
-    arena_close(&engine->output);
+    attn_cuda_range_unpin(&engine->input);
+    attn_cuda_range_unpin(&engine->output);
 }
 
 bool attn_cuda_ranges_pin(attn_engine_t *engine)
 {
     attn_cuda_range_t *in = &engine->input, *out = &engine->output;
     bool in_open = !in->closed && in->pinned < in->bytes, out_open = !out->closed && out->pinned < out->bytes;
+    pthread_mutex_lock(&engine->ranges->lock);
     if (in_open && (!out_open || in->pinned <= out->pinned))
-        pin_next(in, cudaHostRegisterMapped);
+        attn_cuda_range_pin(in);
     else if (out_open)
-        pin_next(out, cudaHostRegisterMapped);
+        attn_cuda_range_pin(out);
+    pthread_mutex_unlock(&engine->ranges->lock);
     return in_open || out_open;
-}
-
-/* The range that holds all of the bytes, with where in it; NULL for memory that is nobody's. */
-static const attn_cuda_range_t *range_of(const attn_engine_t *engine, const char *host, uint64_t bytes,
-                                         uint64_t *ret_offset)
-{
-    for (const attn_cuda_range_t *range = engine->ranges; range; range = range->next)
-        if (range->host && host >= range->host && bytes <= range->bytes &&
-            (uint64_t)(host - range->host) <= range->bytes - bytes) {
-            *ret_offset = (uint64_t)(host - range->host);
-            return range;
-        }
-    return NULL;
 }
 
 void *attn_cuda_direct(const attn_engine_t *engine, const void *host, uint64_t bytes)
 {
     uint64_t offset;
-    const attn_cuda_range_t *range = range_of(engine, host, bytes, &offset);
-    return range && offset + bytes <= range->pinned ? range->mapped + offset : NULL;
+    pthread_mutex_lock(&engine->ranges->lock);
+    const attn_cuda_range_t *range = attn_cuda_ranges_find(engine->ranges, host, bytes, &offset);
+    void *there = range && offset + bytes <= range->pinned ? range->mapped + offset : NULL;
+    pthread_mutex_unlock(&engine->ranges->lock);
+    return there;
 }
 
 /* Bytes from `offset` on that one copy may move: up to the end of a registration, or all that is pageable. */
@@ -111,7 +74,9 @@ static uint64_t copy_step(const attn_cuda_range_t *range, uint64_t offset, uint6
 {
     if (offset >= range->pinned)
         return bytes;
-    uint64_t end = offset < PIN_FIRST ? PIN_FIRST : PIN_FIRST + ((offset - PIN_FIRST) / PIN_PIECE + 1) * PIN_PIECE;
+    uint64_t end = offset < range->first
+                       ? range->first
+                       : range->first + ((offset - range->first) / ATTN_CUDA_PIN_PIECE + 1) * ATTN_CUDA_PIN_PIECE;
     end = end < range->pinned ? end : range->pinned;
     return bytes < end - offset ? bytes : end - offset;
 }
@@ -138,7 +103,7 @@ static bool moves_resolve(const attn_engine_t *engine, const attn_cuda_moves_t *
     for (uint32_t i = 0; i < moves->count; i++) {
         const attn_cuda_pair_t *pair = &moves->pair[i];
         uint64_t offset;
-        const attn_cuda_range_t *range = range_of(engine, pair->host, pair->bytes, &offset);
+        const attn_cuda_range_t *range = attn_cuda_ranges_find(engine->ranges, pair->host, pair->bytes, &offset);
         if (!range || offset + pair->bytes > range->pinned || copy_step(range, offset, pair->bytes) != pair->bytes)
             return false;
         char *there = range->mapped + offset;
@@ -153,7 +118,7 @@ static cudaError_t pair_copy(const attn_engine_t *engine, const attn_cuda_pair_t
 {
     cudaError_t rc = cudaSuccess;
     uint64_t offset = 0;
-    const attn_cuda_range_t *range = range_of(engine, pair->host, pair->bytes, &offset);
+    const attn_cuda_range_t *range = attn_cuda_ranges_find(engine->ranges, pair->host, pair->bytes, &offset);
     for (uint64_t done = 0; done < pair->bytes && rc == cudaSuccess;) {
         uint64_t step = range ? copy_step(range, offset + done, pair->bytes - done) : pair->bytes;
         char *there = range && offset + done < range->pinned ? range->mapped + offset + done : pair->host + done;
@@ -192,6 +157,8 @@ cudaError_t attn_cuda_moves_queue(const attn_engine_t *engine, attn_cuda_moves_t
     attn_cuda_move_t resolved[ATTN_CUDA_MOVES];
     cudaError_t rc = cudaSuccess;
     gather = gather && moves->count > 0 && multiples_of_16(moves);
+    /* What is pinned stays as it is while copies are queued. */
+    pthread_mutex_lock(&engine->ranges->lock);
     bool batch = engine->batch_copies && moves->count >= BATCH_COPIES_MIN;
     bool together = (gather || batch) && moves_resolve(engine, moves, in, resolved);
     *ret_gathered = together && gather;
@@ -201,6 +168,7 @@ cudaError_t attn_cuda_moves_queue(const attn_engine_t *engine, attn_cuda_moves_t
         rc = moves_batch(resolved, moves->count, stream);
     for (uint32_t i = 0; i < moves->count && rc == cudaSuccess && !together; i++)
         rc = pair_copy(engine, &moves->pair[i], in, stream);
+    pthread_mutex_unlock(&engine->ranges->lock);
     moves->count = 0;
     moves->bytes = 0;
     return rc;

@@ -2,7 +2,7 @@
  *
  * A SOCK_SEQPACKET socket of its own (ATTN_WORKER_FD_REGIONS), one record per packet. An order that adds a region of
  * host memory, or one exported as a descriptor, brings that descriptor by SCM_RIGHTS. Orders are obeyed in order; each
- * gets one report. The front copies a report once and checks the copy. */
+ * gets one report, that of AWAIT when it is time. The front copies a report once and checks the copy. */
 #ifndef ATTND_WORKER_REGION_WIRE_H
 #define ATTND_WORKER_REGION_WIRE_H
 
@@ -22,7 +22,11 @@ typedef enum attn_region_kind {
     ATTN_REGION_EVENT = 4 /* a cudaIpcEventHandle_t */
 } attn_region_kind_t;
 
-typedef enum attn_region_op { ATTN_REGION_ADD = 1, ATTN_REGION_DROP = 2 } attn_region_op_t;
+typedef enum attn_region_op {
+    ATTN_REGION_ADD = 1,
+    ATTN_REGION_DROP = 2,
+    ATTN_REGION_AWAIT = 3 /* an event: reported when what was recorded in it has been reached; never after its drop */
+} attn_region_op_t;
 
 typedef struct attn_region_order {
     uint32_t op; /* attn_region_op_t */

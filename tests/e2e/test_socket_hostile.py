@@ -604,6 +604,7 @@ def test_connections_by_the_hundred(door, pbs):
     works(door, pbs)
 
 
+@pytest.mark.heavy
 def test_nothing_grows(door, pbs):
     """A thousand connections with region, ring and requests: the daemon's heap stays as it is."""
     def round_trip():
