@@ -9,3 +9,5 @@ attn_unit_test(test_local SOURCES unit/client/test_local.c unit/client/local_kit
   LIBRARIES attn_static attn_proto)
 attn_unit_test(test_local_faults SOURCES unit/client/test_local_faults.c unit/client/local_kit.c unit/client/fake_door.c
   LIBRARIES attn_static attn_proto)
+attn_unit_test(test_local_device SOURCES unit/client/test_local_device.c unit/client/local_kit.c unit/client/fake_door.c
+  LIBRARIES attn_static attn_proto)

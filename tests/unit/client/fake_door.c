@@ -41,6 +41,7 @@ typedef struct region {
     uint8_t *base;
     uint64_t bytes;
     int fd;
+    bool mapped;
 } region_t;
 
 typedef struct side {
@@ -110,10 +111,36 @@ static void welcome(side_t *side, uint64_t tag)
     answer_send(side, &answer, NULL, 0);
 }
 
-static void region_register(side_t *side, uint64_t tag, const Attn__V1__RegisterRegion *asked, int fd)
+static void region_answer(side_t *side, uint64_t tag, region_t *region, const char *name, int fd)
 {
     Attn__V1__SocketAnswer answer = ATTN__V1__SOCKET_ANSWER__INIT;
     Attn__V1__RegionRegistered registered = ATTN__V1__REGION_REGISTERED__INIT;
+    atomic_fetch_add(&side->door->seen->registrations, 1);
+    snprintf(region->name, sizeof region->name, "%s", name);
+    registered.id = region->id;
+    registered.bytes = region->bytes;
+    answer.tag = tag;
+    answer.what_case = ATTN__V1__SOCKET_ANSWER__WHAT_REGION_REGISTERED;
+    answer.region_registered = &registered;
+    answer_send(side, &answer, &fd, fd >= 0 ? 1 : 0);
+}
+
+static void event_register(side_t *side, uint64_t tag, const Attn__V1__RegisterEvent *asked)
+{
+    Attn__V1__SocketAnswer answer = ATTN__V1__SOCKET_ANSWER__INIT;
+    Attn__V1__EventRegistered registered = ATTN__V1__EVENT_REGISTERED__INIT;
+    ck_assert_str_eq(asked->device, FAKE_DEVICE);
+    ck_assert_uint_eq(asked->handle.len, 64);
+    ck_assert_uint_eq(asked->handle.data[63], FAKE_FLIP);
+    registered.id = 70 + atomic_fetch_add(&side->door->seen->events, 1);
+    answer.tag = tag;
+    answer.what_case = ATTN__V1__SOCKET_ANSWER__WHAT_EVENT_REGISTERED;
+    answer.event_registered = &registered;
+    answer_send(side, &answer, NULL, 0);
+}
+
+static void region_register(side_t *side, uint64_t tag, const Attn__V1__RegisterRegion *asked, int fd)
+{
     bool allocate = asked->memory_case == ATTN__V1__REGISTER_REGION__MEMORY_ALLOCATE;
     region_t *region = &side->regions[side->region_count];
     struct stat about;
@@ -123,24 +150,34 @@ static void region_register(side_t *side, uint64_t tag, const Attn__V1__Register
         return;
     }
     ck_assert_uint_lt(side->region_count, REGIONS_MAX);
+    if (asked->memory_case == ATTN__V1__REGISTER_REGION__MEMORY_CUDA_IPC) {
+        uint8_t *allocation;
+        ck_assert_int_eq(fd, -1);
+        ck_assert_str_eq(asked->cuda_ipc->device, FAKE_DEVICE);
+        ck_assert_uint_eq(asked->cuda_ipc->handle.len, 64);
+        memcpy(&allocation, asked->cuda_ipc->handle.data, sizeof allocation);
+        side->region_count++;
+        *region = (region_t){.id = side->region_count,
+                             .base = allocation + asked->cuda_ipc->base_offset,
+                             .bytes = asked->cuda_ipc->bytes,
+                             .fd = -1};
+        region_answer(side, tag, region, asked->name, -1);
+        return;
+    }
+    if (asked->memory_case == ATTN__V1__REGISTER_REGION__MEMORY_VMM_FD) {
+        ck_assert_str_eq(asked->vmm_fd->device, FAKE_DEVICE);
+    }
     if (allocate) {
         fd = memfd_create("fake", MFD_CLOEXEC);
         ck_assert_int_eq(ftruncate(fd, (off_t)asked->allocate->bytes), 0);
     }
     ck_assert_int_eq(fstat(fd, &about), 0);
     side->region_count++;
-    atomic_fetch_add(&side->door->seen->registrations, 1);
-    *region = (region_t){.id = side->region_count, .bytes = (uint64_t)about.st_size, .fd = fd};
-    snprintf(region->name, sizeof region->name, "%s", asked->name);
+    *region = (region_t){.id = side->region_count, .bytes = (uint64_t)about.st_size, .fd = fd, .mapped = true};
     int protection = asked->access == ATTN__V1__REGION_ACCESS__REGION_ACCESS_READ ? PROT_READ : PROT_READ | PROT_WRITE;
     region->base = mmap(NULL, region->bytes, protection, MAP_SHARED, fd, 0);
     ck_assert(region->base != MAP_FAILED);
-    registered.id = region->id;
-    registered.bytes = region->bytes;
-    answer.tag = tag;
-    answer.what_case = ATTN__V1__SOCKET_ANSWER__WHAT_REGION_REGISTERED;
-    answer.region_registered = &registered;
-    answer_send(side, &answer, &fd, allocate ? 1 : 0);
+    region_answer(side, tag, region, asked->name, allocate ? fd : -1);
 }
 
 static void ring_open(side_t *side, uint64_t tag, uint32_t entries)
@@ -322,6 +359,8 @@ static void record_take(side_t *side, const attn_shm_submission_t *record)
         completion.status = cancel(side, record->target) ? 0 : ATTN_ERR_NOT_FOUND;
         completion_push(side, &completion);
     } else {
+        side->door->seen->wait_event = record->wait_event;
+        side->door->seen->signal_event = record->signal_event;
         uint64_t rows = record->batch * record->s_q * record->h_q,
                  bytes = rows * record->d * attn_dtype_size(record->dtype);
         run(side, completion, place(side, record->q.region, record->q.offset, bytes),
@@ -349,6 +388,8 @@ static void submit(side_t *side, uint64_t tag, const Attn__V1__Submit *submit)
     const Attn__V1__RegionSlice *q = request->q->region, *o = request->o->region;
     attn_shm_completion_t completion = {.tag = tag, .text_items = BY_MESSAGE};
     atomic_fetch_add(&side->door->seen->by_message, 1);
+    side->door->seen->wait_event = submit->wait_event;
+    side->door->seen->signal_event = submit->signal_event;
     run(side, completion, place(side, region_id(side, q->region), q->offset, q->length),
         place(side, region_id(side, o->region), o->offset, o->length), q->length, NULL, 0);
 }
@@ -368,11 +409,24 @@ static void message_take(side_t *side, const Attn__V1__SocketRequest *message, i
         break;
     case ATTN__V1__SOCKET_REQUEST__WHAT_RELEASE_REGION: {
         region_t *region = &side->regions[region_id(side, message->release_region->name) - 1];
-        munmap(region->base, region->bytes);
+        if (region->mapped) {
+            munmap(region->base, region->bytes);
+        }
         region->base = NULL;
         atomic_fetch_add(&side->door->seen->releases, 1);
         answer.what_case = ATTN__V1__SOCKET_ANSWER__WHAT_REGION_RELEASED;
         answer.region_released = &released;
+        answer_send(side, &answer, NULL, 0);
+        break;
+    }
+    case ATTN__V1__SOCKET_REQUEST__WHAT_REGISTER_EVENT:
+        event_register(side, message->tag, message->register_event);
+        break;
+    case ATTN__V1__SOCKET_REQUEST__WHAT_RELEASE_EVENT: {
+        Attn__V1__EventReleased event_released = ATTN__V1__EVENT_RELEASED__INIT;
+        atomic_fetch_add(&side->door->seen->event_releases, 1);
+        answer.what_case = ATTN__V1__SOCKET_ANSWER__WHAT_EVENT_RELEASED;
+        answer.event_released = &event_released;
         answer_send(side, &answer, NULL, 0);
         break;
     }
@@ -435,7 +489,7 @@ static void ring_take(side_t *side)
 static void side_close(side_t *side)
 {
     for (uint32_t i = 0; i < side->region_count; i++) {
-        if (side->regions[i].base != NULL) {
+        if (side->regions[i].base != NULL && side->regions[i].mapped) {
             munmap(side->regions[i].base, side->regions[i].bytes);
         }
         close(side->regions[i].fd);

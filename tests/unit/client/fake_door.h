@@ -28,9 +28,14 @@ typedef struct fake_door_manner {
 
 typedef struct fake_door_seen {
     _Atomic uint32_t connections, registrations, releases, runs, by_message, nops, cancels, doorbells;
+    _Atomic uint32_t events, event_releases, wait_event, signal_event; /* the last two: of the last run */
 } fake_door_seen_t;
 
 typedef struct fake_door fake_door_t;
+
+/* "CUDA memory" is memory of this process: a cudaIpcMemHandle_t begins with the address of its allocation, and a VMM
+ * descriptor is a memfd. Both are on FAKE_DEVICE. An event's handle is 64 times FAKE_FLIP. */
+#define FAKE_DEVICE "GPU-fake"
 
 /* Serves at `path` with threads of its own until stopped; `seen` counts for as long. The manner may be changed while it
  * runs. */
