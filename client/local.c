@@ -3,13 +3,14 @@
 #include "local.h"
 
 #include <errno.h>
-#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
 #include <unistd.h>
+
+#include "base/cpus.h"
 
 #define RING_ENTRIES 128
 #define SPIN_US 50      /* a wake-up takes 20 to 60 us */
@@ -18,7 +19,6 @@
 /* The options with their defaults put in. */
 static attn_status_t options_complete(attn_client_options_t *options, attn_client_error_t *err)
 {
-    cpu_set_t cpus;
     if (options->ring_entries == 0) {
         options->ring_entries = RING_ENTRIES;
     }
@@ -32,7 +32,7 @@ static attn_status_t options_complete(attn_client_options_t *options, attn_clien
         return attn_client_fail(err, ATTN_ERR_INVALID_ARGUMENT, "mode is %d; it must be an attn_client_mode_t",
                                 (int)options->mode);
     }
-    if (options->spin_us == 0 && sched_getaffinity(0, sizeof(cpus), &cpus) == 0 && CPU_COUNT(&cpus) >= SPIN_CPUS_MIN) {
+    if (options->spin_us == 0 && attn_cpus_usable() >= SPIN_CPUS_MIN) {
         options->spin_us = SPIN_US;
     }
     return ATTN_OK;

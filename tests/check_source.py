@@ -59,8 +59,9 @@ def allowed(source, target):
     if area == "kernels":
         return to == "kernels"
     if area == "client":
-        # The library stands alone; the program shares the codec's reader of safetensors with the daemon.
-        return to == "client" or (part == "attnctl" and to == "server" and to_part == "codec")
+        # The library stands alone but for what it compiles in; the program shares the codec's reader of safetensors with
+        # the daemon.
+        return to == "client" or (to == "server" and to_part == ("codec" if part == "attnctl" else "base"))
     return False
 
 

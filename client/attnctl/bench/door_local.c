@@ -35,6 +35,7 @@ static void channel_close(void *arg)
 {
     channel_t *channel = arg;
     if (channel != NULL) {
+        attn_region_release(channel->region); /* waits: device memory is not freed while the daemon has it mapped */
         attn_client_close(channel->client);
         if (channel->memory.address != 0) {
             ctl_cuda_free(&channel->memory);
