@@ -167,15 +167,41 @@ static attn_status_t fault_garbage(const attn_group_t *group, const attn_exec_t 
     return ATTN_OK;
 }
 
+/* One bad request among good ones. */
+static attn_status_t fault_poison(const attn_group_t *group, const attn_exec_t *exec, attn_error_t *err)
+{
+    for (uint32_t i = 0; i < group->count; i++) {
+        int kind = (int)(group->problems[i].sm_scale + 0.5f);
+        if (kind == 101)
+            return fault_abort(group, exec, err);
+        if (kind == 102)
+            return attn_error_set(err, ATTN_ERR_INTERNAL, "test_poison_serve met its poison");
+        if (kind == 103)
+            return fault_spin(group, exec, err);
+        struct timespec ts = {0, (long)(group->problems[i].sm_scale * 1e6f)};
+        nanosleep(&ts, NULL);
+    }
+    fault_zero_outputs(group, exec);
+    return ATTN_OK;
+}
+
 #define FAULT_RUNS(id, launch_function) [id] = {.info = &attn_fault_infos[id], .launch = (launch_function)}
 static const attn_variant_t variants[ATTN_FAULT_COUNT] = {
-    FAULT_RUNS(ATTN_FAULT_NULL, fault_null),         FAULT_RUNS(ATTN_FAULT_SLEEP, fault_sleep),
-    FAULT_RUNS(ATTN_FAULT_ERROR, fault_error),       FAULT_RUNS(ATTN_FAULT_SPIN, fault_spin),
-    FAULT_RUNS(ATTN_FAULT_SPIN_SERVE, fault_spin),   FAULT_RUNS(ATTN_FAULT_ABORT, fault_abort),
-    FAULT_RUNS(ATTN_FAULT_ABORT_SERVE, fault_abort), FAULT_RUNS(ATTN_FAULT_ABORT_ONCE, fault_abort_once),
-    FAULT_RUNS(ATTN_FAULT_EXIT, fault_exit),         FAULT_RUNS(ATTN_FAULT_KILL_SERVE, fault_kill),
-    FAULT_RUNS(ATTN_FAULT_OOB, fault_oob),           FAULT_RUNS(ATTN_FAULT_WRITE_INPUT, fault_write_input),
-    FAULT_RUNS(ATTN_FAULT_GARBAGE, fault_garbage),   FAULT_RUNS(ATTN_FAULT_GARBAGE_SERVE, fault_garbage),
+    FAULT_RUNS(ATTN_FAULT_NULL, fault_null),
+    FAULT_RUNS(ATTN_FAULT_SLEEP, fault_sleep),
+    FAULT_RUNS(ATTN_FAULT_ERROR, fault_error),
+    FAULT_RUNS(ATTN_FAULT_SPIN, fault_spin),
+    FAULT_RUNS(ATTN_FAULT_SPIN_SERVE, fault_spin),
+    FAULT_RUNS(ATTN_FAULT_ABORT, fault_abort),
+    FAULT_RUNS(ATTN_FAULT_ABORT_SERVE, fault_abort),
+    FAULT_RUNS(ATTN_FAULT_ABORT_ONCE, fault_abort_once),
+    FAULT_RUNS(ATTN_FAULT_EXIT, fault_exit),
+    FAULT_RUNS(ATTN_FAULT_KILL_SERVE, fault_kill),
+    FAULT_RUNS(ATTN_FAULT_OOB, fault_oob),
+    FAULT_RUNS(ATTN_FAULT_WRITE_INPUT, fault_write_input),
+    FAULT_RUNS(ATTN_FAULT_GARBAGE, fault_garbage),
+    FAULT_RUNS(ATTN_FAULT_GARBAGE_SERVE, fault_garbage),
+    FAULT_RUNS(ATTN_FAULT_POISON_SERVE, fault_poison),
 };
 
 const attn_variant_t *attn_fault_variant_find(const char *name)

@@ -40,4 +40,7 @@ const attn_variant_info_t attn_fault_infos[ATTN_FAULT_COUNT] = {
         FAULT_ROW("test_garbage", ATTN_CLASS_LAB, "test: fills its worker's completion ring with garbage"),
     [ATTN_FAULT_GARBAGE_SERVE] =
         FAULT_ROW("test_garbage_serve", ATTN_CLASS_SERVE, "test: the same in the shared worker"),
+    [ATTN_FAULT_POISON_SERVE] = FAULT_ROW("test_poison_serve", ATTN_CLASS_SERVE,
+                                          "test: a request with sm_scale 101 aborts, 102 fails, 103 never returns; "
+                                          "others sleep sm_scale ms, O is zero"),
 };

@@ -26,6 +26,13 @@ enum { DEPTH_CUDA = 4, DEPTH_CPU = 1 };
 
 #define CROWD_NS (10 * ATTN_NS_PER_MS)
 
+void attn_sched_load_note(attn_sched_device_t *device)
+{
+    const attn_worker_t *serve = &device->worker[ATTN_LANE_SERVE];
+    atomic_store_explicit(&device->groups_seen, serve->groups, memory_order_relaxed);
+    atomic_store_explicit(&device->load_seen_us, (uint64_t)attn_worker_load_us(serve), memory_order_relaxed);
+}
+
 /* ---- giving ---- */
 
 static void request_given(attn_sched_device_t *device, attn_request_t *request, uint32_t batch_size, int64_t now_ns)
@@ -65,6 +72,7 @@ static void give(attn_sched_t *sched, attn_sched_device_t *device, attn_lane_t l
     atomic_fetch_add_explicit(&sched->running, batch->count, memory_order_relaxed);
     attn_worker_give(&device->worker[lane], &order, &sched->serial, now_ns);
     attn_stats_given(device->stats, batch->count);
+    attn_sched_load_note(device);
     if (sched->tick_ns > now_ns + TICK_BUSY_NS)
         sched->tick_ns = now_ns + TICK_BUSY_NS;
 }
@@ -282,6 +290,7 @@ static void completed(attn_sched_t *sched, attn_sched_device_t *device, attn_wor
         device->mem_clock_mhz = done->mem_clock_mhz;
     }
     attn_worker_release(worker, done->slot, now_ns);
+    attn_sched_load_note(device);
     atomic_fetch_sub_explicit(&sched->running, 1, memory_order_relaxed);
     answer(sched, request, done, now_ns);
 }

@@ -112,8 +112,10 @@ static uint64_t suspected_up_to(const attn_worker_t *worker)
 }
 
 /* Takes every job out of the worker's hands, oldest first, into `ret`. */
-static uint32_t jobs_take(attn_sched_t *sched, attn_worker_t *worker, attn_worker_job_t ret[ATTN_WIRE_SLOTS])
+static uint32_t jobs_take(attn_sched_t *sched, attn_sched_device_t *device, attn_lane_t lane,
+                          attn_worker_job_t ret[ATTN_WIRE_SLOTS])
 {
+    attn_worker_t *worker = &device->worker[lane];
     uint32_t count = 0;
     for (uint32_t slot = 0; slot < ATTN_WIRE_SLOTS; slot++) {
         if (!worker->job[slot].request)
@@ -125,6 +127,7 @@ static uint32_t jobs_take(attn_sched_t *sched, attn_worker_t *worker, attn_worke
         worker->job[slot].request = NULL;
     }
     worker->groups = worker->jobs = worker->areas = 0;
+    attn_sched_load_note(device);
     atomic_fetch_sub_explicit(&sched->running, count, memory_order_relaxed);
     return count;
 }
@@ -143,7 +146,7 @@ void attn_sched_judge_death(attn_sched_t *sched, attn_sched_device_t *device, at
         snprintf(device->why, sizeof device->why, "%.255s", why);
     uint64_t suspected = worker->groups > 0 ? suspected_up_to(worker) : 0;
     attn_worker_job_t jobs[ATTN_WIRE_SLOTS];
-    uint32_t count = jobs_take(sched, worker, jobs);
+    uint32_t count = jobs_take(sched, device, lane, jobs);
     if (!asked)
         ATTN_LOG(ATTN_LOG_WARN, "worker ended", attn_log_text("device", device->argument),
                  attn_log_text("class", lane == ATTN_LANE_LAB ? "lab" : "serve"), attn_log_text("why", why),
@@ -166,7 +169,7 @@ void attn_sched_judge_lost(attn_sched_t *sched, attn_sched_device_t *device, att
     ATTN_LOG(ATTN_LOG_ERROR, "device lost", attn_log_text("device", device->argument),
              attn_log_text("why", device->why));
     attn_worker_job_t jobs[ATTN_WIRE_SLOTS];
-    uint32_t count = jobs_take(sched, worker, jobs);
+    uint32_t count = jobs_take(sched, device, lane, jobs);
     for (uint32_t i = 0; i < count; i++) {
         attn_admit_leak(jobs[i].request->ticket);
         attn_sched_fail(sched, jobs[i].request, ATTN_ERR_UNAVAILABLE,

@@ -38,6 +38,8 @@ typedef struct attn_sched_device {
     attn_lane_t lease_lane;
     int64_t lease_wanted_ns; /* since when a timed job waits for the other class to stop; 0 */
     char why[256];           /* of the last failure */
+    atomic_uint groups_seen; /* in flight on its serve worker, and their expected time: for who looks on */
+    atomic_uint_fast64_t load_seen_us;
 } attn_sched_device_t;
 
 struct attn_sched {
@@ -96,6 +98,8 @@ bool attn_sched_timed(const attn_request_t *request); /* its rounds want the dev
 bool attn_sched_dispatch(attn_sched_t *sched, int64_t now_ns); /* gives groups to workers; whether any */
 bool attn_sched_collect(attn_sched_t *sched, int64_t now_ns);  /* takes completions; whether any */
 void attn_sched_collect_from(attn_sched_t *sched, attn_sched_device_t *device, attn_lane_t lane, int64_t now_ns);
+
+void attn_sched_load_note(attn_sched_device_t *device); /* what is in flight has changed */
 
 /* waiting.c: what time and cancellation do to requests that wait. */
 void attn_sched_sweep(attn_sched_t *sched, int64_t now_ns);

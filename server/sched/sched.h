@@ -88,7 +88,6 @@ typedef struct attn_sched_view {
     attn_device_view_t devices[ATTN_SCHED_DEVICES_MAX];
     attn_quarantine_view_t quarantine[ATTN_SCHED_QUARANTINE_MAX];
     uint32_t queued, running;
-    int64_t oldest_ns;                        /* how long the request that waits longest has waited; 0 = none waits */
     uint32_t groups[ATTN_SCHED_DEVICES_MAX];  /* in flight, by device */
     uint64_t load_us[ATTN_SCHED_DEVICES_MAX]; /* expected time of these */
 } attn_sched_view_t;

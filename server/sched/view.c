@@ -37,6 +37,10 @@ void attn_sched_view(attn_sched_t *sched, attn_sched_view_t *ret)
     pthread_mutex_unlock(&sched->lock);
     ret->quarantine_count = attn_quarantine_view(&sched->quarantine, attn_clock_ns(), ret->quarantine);
     ret->running = atomic_load(&sched->running);
+    for (uint32_t i = 0; i < ret->device_count; i++) {
+        ret->groups[i] = atomic_load_explicit(&sched->device[i].groups_seen, memory_order_relaxed);
+        ret->load_us[i] = atomic_load_explicit(&sched->device[i].load_seen_us, memory_order_relaxed);
+    }
     uint32_t outstanding = atomic_load(&sched->outstanding);
     ret->queued = outstanding > ret->running ? outstanding - ret->running : 0;
 }

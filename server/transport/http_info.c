@@ -181,6 +181,16 @@ static void write_sched(FILE *out, attn_sched_t *sched, const attn_sched_view_t 
         snprintf(labels, sizeof labels, "device=\"%s\",index=\"%u\"", view->devices[i].device.uuid, i);
         attn_metrics_write_value(out, "attnd_worker_restarts_total", labels, view->devices[i].restarts);
     }
+    attn_metrics_write_head(out, "attnd_device_groups_in_flight", "gauge", "Groups that the device has in hand");
+    for (uint32_t i = 0; i < view->device_count; i++) {
+        snprintf(labels, sizeof labels, "device=\"%s\",index=\"%u\"", view->devices[i].device.uuid, i);
+        attn_metrics_write_value(out, "attnd_device_groups_in_flight", labels, view->groups[i]);
+    }
+    attn_metrics_write_head(out, "attnd_device_load_seconds", "gauge", "Expected time of these groups");
+    for (uint32_t i = 0; i < view->device_count; i++) {
+        snprintf(labels, sizeof labels, "device=\"%s\",index=\"%u\"", view->devices[i].device.uuid, i);
+        attn_metrics_write_value(out, "attnd_device_load_seconds", labels, (double)view->load_us[i] * 1e-6);
+    }
     attn_metrics_write_head(out, "attnd_quarantined", "gauge", "1 while the variant is in quarantine");
     for (uint32_t i = 0; i < view->quarantine_count; i++) {
         snprintf(labels, sizeof labels, "variant=\"%s\"", view->quarantine[i].variant->name);

@@ -9,18 +9,11 @@
 #include <time.h>
 #include <unistd.h>
 
-void harness_start(harness_t *harness, const char *devices, uint32_t spin_us)
+attn_sched_options_t harness_options(const char *devices)
 {
-    attn_error_t err = {0};
-    /* What signals do to a worker is what is tested, not what a sanitizer makes of them. */
-    setenv("ASAN_OPTIONS", "handle_segv=0:handle_abort=0:handle_sigbus=0", 1);
-    setenv("TSAN_OPTIONS", "handle_segv=0:handle_abort=0:handle_sigbus=0", 1);
-    attn_admit_options_t admit = {.arena_bytes = 64 << 20};
-    ck_assert_msg(attn_admit_create(&admit, &harness->admit, &err) == ATTN_OK, "%s", err.message);
-    attn_sched_options_t options = {
+    return (attn_sched_options_t){
         .worker_path = TEST_WORKER_PATH,
         .devices = devices,
-        .admit = harness->admit,
         .queue_limit = 512,
         .test_variants = true,
         .quarantine_strikes = 3,
@@ -28,9 +21,26 @@ void harness_start(harness_t *harness, const char *devices, uint32_t spin_us)
         .quarantine_s = 2,
         .watchdog_floor_ms = 400 * TEST_SLOWNESS,
         .watchdog_factor = 10,
-        .spin_us = spin_us,
     };
+}
+
+void harness_start_with(harness_t *harness, attn_sched_options_t options)
+{
+    attn_error_t err = {0};
+    /* What signals do to a worker is what is tested, not what a sanitizer makes of them. */
+    setenv("ASAN_OPTIONS", "handle_segv=0:handle_abort=0:handle_sigbus=0", 1);
+    setenv("TSAN_OPTIONS", "handle_segv=0:handle_abort=0:handle_sigbus=0", 1);
+    attn_admit_options_t admit = {.arena_bytes = 64 << 20};
+    ck_assert_msg(attn_admit_create(&admit, &harness->admit, &err) == ATTN_OK, "%s", err.message);
+    options.admit = harness->admit;
     ck_assert_msg(attn_sched_start(&options, &harness->sched, &err) == ATTN_OK, "%s", err.message);
+}
+
+void harness_start(harness_t *harness, const char *devices, uint32_t spin_us)
+{
+    attn_sched_options_t options = harness_options(devices);
+    options.spin_us = spin_us;
+    harness_start_with(harness, options);
 }
 
 void harness_stop(harness_t *harness)
@@ -51,8 +61,10 @@ static void completed(attn_request_t *request, void *arg)
     job_t *job = arg;
     ck_assert_ptr_eq(request, &job->request);
     pthread_mutex_lock(&job->lock);
+    static atomic_int order;
     job->done = true;
     job->completions++;
+    job->order = atomic_fetch_add(&order, 1);
     pthread_cond_signal(&job->done_cond);
     pthread_mutex_unlock(&job->lock);
 }

@@ -15,6 +15,9 @@ typedef struct harness {
 /* `devices` as in the option. Quick limits: a watchdog's floor of 400 ms, three strikes in 60 s for 2 s.
  * `spin_us` 0 = as the machine has it. */
 void harness_start(harness_t *harness, const char *devices, uint32_t spin_us);
+/* The same with other limits: harness_options() changed to taste. */
+attn_sched_options_t harness_options(const char *devices);
+void harness_start_with(harness_t *harness, attn_sched_options_t options);
 void harness_stop(harness_t *harness);
 
 /* One request with its places; submitted, waited for, freed. */
@@ -28,6 +31,7 @@ typedef struct job {
     pthread_cond_t done_cond;
     bool done;
     int completions;
+    int order; /* number of its last completion among all */
 } job_t;
 
 /* fp32 bshd [1, s, 2, 32] with s_kv = s, LSE asked for. `variant` NULL = auto. */
