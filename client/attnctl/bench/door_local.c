@@ -1,7 +1,8 @@
 /* door_local.c: the Unix socket's doors: each request a message (socket), through the ring (ring), and through the ring
  * with tensors in device memory (cuda: shared as a descriptor; cuda-ipc: as a handle). A channel is a client with a
- * connection and a region of its own, in which each slot has its own inputs and outputs, so that requests in flight do
- * not find each other's bytes in a cache. The channel's thread. */
+ * connection and a region of its own, in which each slot has an area of its own for inputs and outputs, so that
+ * requests in flight do not find each other's bytes in a cache; above AREAS_MAX_BYTES slots share areas (what is
+ * written there nobody reads). The channel's thread. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -10,6 +11,7 @@
 
 #define ALIGNMENT 256
 #define SPIN_MAX_US 1000000
+#define AREAS_MAX_BYTES (UINT64_C(1) << 30) /* of one connection: pinning costs the daemon up to 214 ms per GiB */
 
 typedef enum kind { BY_MESSAGE, BY_RING, BY_CUDA_FD, BY_CUDA_IPC } kind_t;
 
@@ -19,7 +21,8 @@ typedef struct channel {
     attn_region_t *region;
     ctl_cuda_memory_t memory; /* of CUDA kinds */
     kind_t kind;
-    uint64_t slot_bytes, output_at, lse_at; /* outputs from the start of a slot */
+    uint32_t area_count;                    /* slot i uses area i % area_count */
+    uint64_t area_bytes, output_at, lse_at; /* outputs from the start of an area */
     uint64_t input_at[BENCH_CLASS_MAX];     /* q of a class from there; k and v follow, each aligned */
     bool failed[BENCH_DEPTH_MAX];           /* slots whose submission failed: told by the next reap() */
     uint32_t failed_count;
@@ -44,8 +47,8 @@ static void channel_close(void *arg)
     }
 }
 
-/* Where everything lies in a slot. */
-static void slot_plan(channel_t *channel)
+/* Where everything lies in an area, and how many there are. */
+static void area_plan(channel_t *channel, uint32_t depth)
 {
     const bench_setup_t *setup = channel->setup;
     uint64_t at = 0;
@@ -56,7 +59,9 @@ static void slot_plan(channel_t *channel)
     }
     channel->output_at = at;
     channel->lse_at = at + aligned(setup->output_bytes);
-    channel->slot_bytes = channel->lse_at + aligned(setup->lse_bytes);
+    channel->area_bytes = channel->lse_at + aligned(setup->lse_bytes);
+    uint64_t fit = channel->area_bytes > 0 ? AREAS_MAX_BYTES / channel->area_bytes : depth;
+    channel->area_count = fit < 1 ? 1 : fit < depth ? (uint32_t)fit : depth;
 }
 
 static attn_status_t region_open(channel_t *channel, uint64_t bytes, attn_client_error_t *err)
@@ -80,14 +85,14 @@ static attn_status_t tensor_put(channel_t *channel, uint64_t at, const void *fro
     return ATTN_OK;
 }
 
-static attn_status_t inputs_put(channel_t *channel, uint32_t depth, attn_client_error_t *err)
+static attn_status_t inputs_put(channel_t *channel, attn_client_error_t *err)
 {
     const bench_setup_t *setup = channel->setup;
     attn_status_t status = ATTN_OK;
-    for (uint32_t slot = 0; slot < depth; slot++) {
+    for (uint32_t area = 0; area < channel->area_count; area++) {
         for (uint32_t i = 0; i < setup->workload->count && status == ATTN_OK; i++) {
             const attn_sizes_t *sizes = &setup->workload->classes[i].sizes;
-            uint64_t at = slot * channel->slot_bytes + channel->input_at[i];
+            uint64_t at = area * channel->area_bytes + channel->input_at[i];
             status = tensor_put(channel, at, setup->q[i], sizes->q, err);
             at += aligned(sizes->q);
             status = status == ATTN_OK ? tensor_put(channel, at, setup->k[i], sizes->k, err) : status;
@@ -119,13 +124,13 @@ static attn_status_t channel_open(const bench_setup_t *setup, uint32_t depth, ki
     }
     channel->setup = setup;
     channel->kind = kind;
-    slot_plan(channel);
+    area_plan(channel, depth);
     attn_status_t status = attn_client_open(setup->options->server, &options, &channel->client, err);
     if (status == ATTN_OK) {
-        status = region_open(channel, depth * channel->slot_bytes, err);
+        status = region_open(channel, channel->area_count * channel->area_bytes, err);
     }
     if (status == ATTN_OK) {
-        status = inputs_put(channel, depth, err);
+        status = inputs_put(channel, err);
     }
     if (status != ATTN_OK) {
         channel_close(channel);
@@ -161,7 +166,8 @@ static void channel_submit(void *arg, uint32_t slot, uint32_t class)
     const attn_sizes_t *sizes = &channel->setup->workload->classes[class].sizes;
     attn_client_request_t request = bench_setup_request(channel->setup, class);
     attn_job_t *job;
-    char *base = (char *)attn_region_data(channel->region) + slot * channel->slot_bytes;
+    uint64_t area = slot % channel->area_count;
+    char *base = (char *)attn_region_data(channel->region) + area * channel->area_bytes;
     request.q = base + channel->input_at[class];
     request.k = (const char *)request.q + aligned(sizes->q);
     request.v = (const char *)request.k + aligned(sizes->k);
