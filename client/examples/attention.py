@@ -2,7 +2,7 @@
 """Attention by attnd from a PyTorch process on the same host, through libattn and ctypes: host tensors lie in memory that
 is shared with the daemon, CUDA tensors are used where they are. Nothing is copied.
 
-    client/examples/attention.py unix:/run/attnd/attnd.sock [--cuda] [--lib libattn.so.0]
+    client/examples/attention.py unix:/run/attnd/attnd.sock [--cuda [--events]] [--lib libattn.so.0]
 """
 import argparse
 import ctypes
@@ -50,6 +50,8 @@ class Client:
             "attn_client_open": [c_char_p, c_void_p, POINTER(c_void_p), POINTER(Error)],
             "attn_region_allocate": [c_void_p, c_uint64, c_bool, POINTER(c_void_p), POINTER(Error)],
             "attn_region_import_cuda_ipc": [c_void_p, c_char_p, c_char_p, c_void_p, c_uint64, c_uint64, c_int, POINTER(c_void_p), POINTER(Error)],
+            "attn_event_import": [c_void_p, c_char_p, c_char_p, POINTER(c_void_p), POINTER(Error)],
+            "attn_event_release": [c_void_p],
             "attn_client_run": [c_void_p, POINTER(Request), c_void_p, POINTER(Answer), POINTER(Error)],
             "attn_client_submit": [c_void_p, POINTER(Request), c_void_p, POINTER(c_void_p), POINTER(Error)],
             "attn_job_wait": [c_void_p, c_int, POINTER(Answer), POINTER(Error)],
@@ -94,9 +96,18 @@ class Client:
                   byref(region))
         return region
 
-    def request(self, q, k, v, o, causal=False, variant=None):
-        """[batch, s, heads, d] each, contiguous, in shared memory or anywhere on the host (then libattn copies)."""
+    def share_event(self, event):
+        """Lets the daemon wait for, or signal, a torch.cuda.Event(interprocess=True)."""
+        shared = c_void_p()
+        device = f"GPU-{torch.cuda.get_device_properties(torch.cuda.current_device()).uuid}".encode()
+        self.call("attn_event_import", self.handle, event.ipc_handle(), device, byref(shared))
+        return shared
+
+    def request(self, q, k, v, o, causal=False, variant=None, after=None, signals=None):
+        """[batch, s, heads, d] each, contiguous, in shared memory or anywhere on the host (then libattn copies). In device memory
+        the work begins after the shared event `after` and signals another at its end."""
         return Request(variant=variant.encode() if variant else None, q=q.data_ptr(), k=k.data_ptr(), v=v.data_ptr(), o=o.data_ptr(),
+                       wait_event=after, signal_event=signals,
                        spec=Spec(dtype=DTYPES[q.dtype], layout=1, batch=q.shape[0], s_q=q.shape[1], s_kv=k.shape[1], h_q=q.shape[2],
                                  h_kv=k.shape[2], d=q.shape[3], causal=causal))
 
@@ -130,9 +141,12 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("server", help="unix:PATH")
     parser.add_argument("--cuda", action="store_true", help="tensors in device memory")
+    parser.add_argument("--events", action="store_true", help="with --cuda: order the work with the stream by events, without waiting on the host")
     parser.add_argument("--lib", default="libattn.so.0")
     options = parser.parse_args()
-    client = Client(options.server, options.lib)
+    if options.events and not options.cuda:
+        parser.error("--events goes with --cuda")
+    client, order = Client(options.server, options.lib), {}
     q_shape, kv_shape = (1, 128, 8, 64), (1, 192, 2, 64)
     if options.cuda:
         # One block for all, so that there is one thing to share.
@@ -141,18 +155,27 @@ def main():
         q, k, v, o = (part.view(shape) for part, shape in zip(block.split(counts), (q_shape, kv_shape, kv_shape, q_shape)))
         region = client.share_cuda(block)
         torch.cuda.synchronize()  # what was written is there before the request is
+        if options.events:
+            ready, done = torch.cuda.Event(interprocess=True), torch.cuda.Event(interprocess=True)
+            order = {"after": client.share_event(ready), "signals": client.share_event(done)}
+            q.mul_(2)  # may still run when the request is sent
+            ready.record()
     else:
         q, k, v, o = client.host_tensors(q_shape, kv_shape, kv_shape, q_shape, dtype=torch.float32)
         for tensor in (q, k, v):
             tensor.normal_()
-    job = client.submit(q, k, v, o, causal=True)
+    job = client.submit(q, k, v, o, causal=True, **order)
     answer = client.wait(job)
+    if options.events:
+        torch.cuda.current_stream().wait_event(done)  # what the stream does from here on comes after the work
 
     mask = torch.ones(128, 192, dtype=torch.bool, device=q.device).tril(192 - 128)
     truth = torch.nn.functional.scaled_dot_product_attention(
         *(t.transpose(1, 2).double() for t in (q, k.repeat_interleave(4, dim=2), v.repeat_interleave(4, dim=2))), attn_mask=mask).transpose(1, 2)
     worst = (o.double() - truth).abs().max().item()
     print(f"{answer.variant.decode()} on {answer.device.decode()}, kernel {answer.kernel_us:.1f} us, farthest from fp64 {worst:.1e}")
+    for event in order.values():
+        client.lib.attn_event_release(event)
     if options.cuda:
         client.release(region)
     client.close()

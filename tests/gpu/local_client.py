@@ -110,7 +110,7 @@ def main():
             if subprocess.run([sys.executable, "-c", "import torch"], capture_output=True).returncode != 0 or library is None:
                 print("skipped: PyTorch tensors, because", "there is no libattn.so.0" if library is None else "torch is not installed")
             else:
-                for flags in ([], ["--cuda"]) if gpu else ([],):
+                for flags in ([], ["--cuda"], ["--cuda", "--events"]) if gpu else ([],):
                     done = subprocess.run([sys.executable, HERE.parents[1] / "client/examples/attention.py", f"unix:{sock}", "--lib", library, *flags],
                                           capture_output=True, text=True, timeout=120)
                     check(done.returncode == 0, f"attention.py {flags}: {done.stdout}{done.stderr}")
