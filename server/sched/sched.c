@@ -237,6 +237,8 @@ static attn_status_t devices_take(attn_sched_t *sched, const char *option, attn_
 
 static void sched_free(attn_sched_t *sched)
 {
+    for (uint32_t i = 0; i < sched->device_count; i++)
+        free(sched->device[i].stats);
     attn_fd_close(&sched->epoll);
     attn_inbox_close(&sched->inbox);
     attn_regions_destroy(sched->regions);

@@ -43,7 +43,7 @@ const char *attn_http_query(attn_http_call_t *call, const char *name);  /* decod
                                                                             tensors have theirs parsed already */
 const char *attn_http_id(attn_http_call_t *call);                       /* the request id: the caller's, or made here */
 uint64_t attn_http_peer(attn_http_call_t *call);
-uint64_t attn_http_connection(attn_http_call_t *call); /* tells open connections apart */
+uint64_t attn_http_connection(attn_http_call_t *call);   /* tells open connections apart */
 int64_t attn_http_arrived_ns(attn_http_call_t *call);    /* CLOCK_MONOTONIC of the head */
 attn_intake_t *attn_http_intake(attn_http_call_t *call); /* NULL when there were no tensors */
 /* The JSON body of ATTN_HTTP_BODY_COMPARE (NUL-terminated) or NULL. `compare` options of the query (wait) are in

@@ -117,7 +117,8 @@ attn_judgement_t kit_judge(kit_t *kit)
                       "%s", err.message);
     }
     attn_judgement_t judgement;
-    ck_assert_msg(attn_truth_judge(&kit->spec, kit->cu_q, kit->cu_k, &kit->at, kit->truth, 2, NULL, &judgement, &err) == ATTN_OK,
+    ck_assert_msg(attn_truth_judge(&kit->spec, kit->cu_q, kit->cu_k, &kit->at, kit->truth, 2, NULL, &judgement, &err) ==
+                      ATTN_OK,
                   "%s", err.message);
     return judgement;
 }
