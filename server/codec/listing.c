@@ -103,20 +103,22 @@ static json_t *variant_row(const attn_variant_info_t *info, const attn_sched_vie
     return row;
 }
 
-static json_t *device_row(const attn_device_view_t *device)
+static json_t *device_row(const attn_sched_view_t *view, uint32_t i)
 {
-    return json_pack("{s:s, s:s, s:s, s:i, s:s, s:I, s:i, s:i, s:s, s:s}", "uuid", device->device.uuid, "name",
-                     device->device.name, "kind", attn_listing_kind(device->device.kind), "arch", device->device.arch,
-                     "state", attn_listing_state(device->state), "memory_bytes",
+    const attn_device_view_t *device = &view->devices[i];
+    return json_pack("{s:s, s:s, s:s, s:i, s:s, s:I, s:i, s:i, s:s, s:s, s:i, s:I}", "uuid", device->device.uuid,
+                     "name", device->device.name, "kind", attn_listing_kind(device->device.kind), "arch",
+                     device->device.arch, "state", attn_listing_state(device->state), "memory_bytes",
                      (json_int_t)device->device.memory_bytes, "restarts", (int)device->restarts, "serve_pid",
-                     device->serve_pid, "driver", device->driver, "why", device->why);
+                     device->serve_pid, "driver", device->driver, "why", device->why, "groups", (int)view->groups[i],
+                     "load_us", (json_int_t)view->load_us[i]);
 }
 
 json_t *attn_listing_devices(const attn_sched_view_t *view)
 {
     json_t *devices = json_array();
     for (uint32_t i = 0; i < view->device_count; i++) {
-        json_array_append_new(devices, device_row(&view->devices[i]));
+        json_array_append_new(devices, device_row(view, i));
     }
     return devices;
 }

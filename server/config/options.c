@@ -293,33 +293,44 @@ static attn_status_t parse_arguments(int argc, char *const *argv, attn_options_t
     return ATTN_OK;
 }
 
-/* "auto", "cpu", "all", "null" (tests), or distinct small numbers with commas. */
+/* A UUID as CUDA has it ("GPU-…", "MIG-…"): whether there is such a device only the worker knows. */
+static bool device_is_uuid(const char *text, size_t length)
+{
+    return length > 4 && (strncmp(text, "GPU-", 4) == 0 || strncmp(text, "MIG-", 4) == 0);
+}
+
+/* One entry of a list; numbers may occur once. */
+static bool device_valid(const char *text, size_t length, uint64_t *seen)
+{
+    if ((length == 3 && strncmp(text, "cpu", 3) == 0) || (length == 4 && strncmp(text, "null", 4) == 0) ||
+        device_is_uuid(text, length)) {
+        return true;
+    }
+    if (length == 0 || length > 2 || strspn(text, "0123456789") < length) {
+        return false;
+    }
+    unsigned long number = strtoul(text, NULL, 10);
+    bool fresh = number < 64 && (*seen >> number & 1) == 0;
+    *seen |= fresh ? UINT64_C(1) << number : 0;
+    return fresh;
+}
+
+/* "auto", "all", or a list with commas of "cpu", GPUs by number or UUID, and "null" (tests). */
 static bool devices_valid(const char *text)
 {
-    static const char *const words[] = {"auto", "cpu", "all", "null"};
-    for (size_t i = 0; i < sizeof words / sizeof words[0]; i++) {
-        if (strcmp(text, words[i]) == 0) {
-            return true;
-        }
+    if (strcmp(text, "auto") == 0 || strcmp(text, "all") == 0) {
+        return true;
     }
     uint64_t seen = 0;
     for (;;) {
-        char *end;
-        if (!isdigit((unsigned char)*text)) {
+        size_t length = strcspn(text, ",");
+        if (!device_valid(text, length, &seen)) {
             return false;
         }
-        unsigned long number = strtoul(text, &end, 10);
-        if (number > 63 || (seen >> number & 1) != 0) {
-            return false;
-        }
-        seen |= UINT64_C(1) << number;
-        if (*end == '\0') {
+        if (text[length] == '\0') {
             return true;
         }
-        if (*end != ',') {
-            return false;
-        }
-        text = end + 1;
+        text += length + 1;
     }
 }
 
@@ -350,9 +361,10 @@ static attn_status_t check_together(const attn_options_t *options, attn_error_t 
                               options->bind);
     }
     if (!devices_valid(options->devices)) {
-        return attn_error_set(err, ATTN_ERR_INVALID_ARGUMENT,
-                              "--devices \"%.80s\" is not valid; give auto, cpu, all, or numbers of GPUs like 0,2",
-                              options->devices);
+        return attn_error_set(
+            err, ATTN_ERR_INVALID_ARGUMENT,
+            "--devices \"%.80s\" is not valid; give auto, all, or a list of cpu and GPUs by number or UUID, like 0,2",
+            options->devices);
     }
     if (options->metrics_port != 0 && options->metrics_port == options->http_port) {
         return attn_error_set(err, ATTN_ERR_INVALID_ARGUMENT,

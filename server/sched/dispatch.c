@@ -38,11 +38,8 @@ void attn_sched_load_note(attn_sched_device_t *device)
 static void request_given(attn_sched_device_t *device, attn_request_t *request, uint32_t batch_size, int64_t now_ns)
 {
     attn_outcome_t *outcome = &request->outcome;
-    if (request->sched.attempts++ == 0) {
-        int64_t waited_ns = now_ns - request->sched.submitted_ns;
-        outcome->timing.queue_us = (uint64_t)(waited_ns / ATTN_NS_PER_US);
-        attn_stats_waited(waited_ns);
-    }
+    if (request->sched.attempts++ == 0)
+        outcome->timing.queue_us = (uint64_t)((now_ns - request->sched.submitted_ns) / ATTN_NS_PER_US);
     request->sched.started_ns = now_ns;
     outcome->batch_size = batch_size;
     memcpy(outcome->device, device->about.uuid, sizeof outcome->device);

@@ -17,6 +17,7 @@
 #include "base/cpus.h"
 #include "base/fd.h"
 #include "sched/internal.h"
+#include "sched/stats.h"
 #include "sched/watch.h"
 
 #define SLEEP_MAX_NS (1 * ATTN_NS_PER_S) /* so that "live" can be told from the last turn */
@@ -238,7 +239,7 @@ static attn_status_t devices_take(attn_sched_t *sched, const char *option, attn_
 static void sched_free(attn_sched_t *sched)
 {
     for (uint32_t i = 0; i < sched->device_count; i++)
-        free(sched->device[i].stats);
+        attn_stats_free(sched->device[i].stats);
     attn_fd_close(&sched->epoll);
     attn_inbox_close(&sched->inbox);
     attn_regions_destroy(sched->regions);

@@ -1,12 +1,10 @@
 /* sched/stats.c: see stats.h. The scheduler's thread. */
 #include "sched/stats.h"
 
-#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 
 #include "attn/spec.h"
-#include "base/clock.h"
 
 struct attn_device_stats {
     attn_histogram_t *group_size;
@@ -14,21 +12,11 @@ struct attn_device_stats {
     attn_counter_t *kernel_ns, *busy_ns;
 };
 
-static pthread_once_t once = PTHREAD_ONCE_INIT;
-static attn_histogram_t *queue_delay;
-
-static void delay_make(void)
-{
-    queue_delay = attn_metrics_histogram("attnd_queue_delay_seconds",
-                                         "From a request's acceptance until a device was given it", "");
-}
-
 attn_device_stats_t *attn_stats_device(const char *uuid, uint32_t index)
 {
     attn_device_stats_t *stats = calloc(1, sizeof *stats);
     if (!stats)
         return NULL;
-    pthread_once(&once, delay_make);
     char labels[128], link[160];
     snprintf(labels, sizeof labels, "device=\"%s\",index=\"%u\"", uuid, index);
     stats->group_size = attn_metrics_sizes("attnd_group_size", "Requests that ran as one launch", labels);
@@ -51,10 +39,9 @@ attn_device_stats_t *attn_stats_device(const char *uuid, uint32_t index)
     return stats;
 }
 
-void attn_stats_waited(int64_t ns)
+void attn_stats_free(attn_device_stats_t *stats)
 {
-    if (queue_delay)
-        attn_histogram_observe_ns(queue_delay, ns);
+    free(stats); /* the series stay */
 }
 
 void attn_stats_given(attn_device_stats_t *stats, uint32_t count)

@@ -13,8 +13,8 @@ typedef struct attn_device_stats attn_device_stats_t;
 /* Labels are {device="UUID",index="N"}: the same as those of the gauges. NULL without memory; then nothing is counted.
  */
 attn_device_stats_t *attn_stats_device(const char *uuid, uint32_t index);
+void attn_stats_free(attn_device_stats_t *stats); /* NULL is fine */
 
-void attn_stats_waited(int64_t ns);                                /* from submit to a device */
 void attn_stats_given(attn_device_stats_t *stats, uint32_t count); /* a group of `count` */
 void attn_stats_ran(attn_device_stats_t *stats, const attn_request_t *request);
 void attn_stats_group_ran(attn_device_stats_t *stats, const attn_wire_done_t *done, int64_t busy_ns);
