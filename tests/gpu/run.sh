@@ -25,7 +25,7 @@ run() {
     esac
 }
 
-for program in attn_gpu_reference_test attn_gpu_engine_test unified_test; do
+for program in attn_gpu_reference_test attn_gpu_engine_test attn_gpu_device_regions_test unified_test; do
     if [ -x "$bin/$program" ]; then
         run "$program" 300 "$bin/$program"
     else
