@@ -25,9 +25,8 @@ struct alignas(128) ProblemArgs {
     int64_t lse_stride_b, lse_stride_h;
     int32_t s_q, s_kv;
     uint32_t h_q, ratio, d;
-    float scale; // factor of the (capped) score in the exponent of 2: sm_scale*log2(e), or softcap*log2(e)
+    float scale;     // factor of the (capped) score in the exponent of 2: sm_scale*log2(e), or softcap*log2(e)
     float cap_scale; // sm_scale / softcap
-    attn_sm90_span_t span;
 };
 static_assert(sizeof(ProblemArgs) % 128 == 0, "an array of ProblemArgs keeps tensor maps aligned");
 
@@ -36,10 +35,11 @@ constexpr uint32_t kInlineProblems = 6;
 
 struct GroupArgs {
     ProblemArgs problem[kInlineProblems];
-    const ProblemArgs *uploaded;  // all problems in device memory, or NULL: `problem` has them
-    const uint32_t *tile_begin;   // of uploaded problems
-    uint32_t *counter;            // zero before and after every launch
-    uint32_t count, tiles;
+    attn_sm90_span_t span[kInlineProblems];
+    const ProblemArgs *uploaded; // all problems in device memory, or NULL: `problem` and `span` have them
+    const attn_sm90_span_t *uploaded_spans;
+    uint32_t *counter; // zero before and after every launch
+    uint32_t spans, tiles;
 };
 
 } // namespace attn_sm90

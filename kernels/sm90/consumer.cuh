@@ -64,9 +64,18 @@ template <class T> struct Consumer {
         wgmma_commit();
     }
 
-    __device__ __forceinline__ void wait_k() { wait_full(sm.k_full[k.index], k.parity); }
-    __device__ __forceinline__ void wait_v() { wait_full(sm.v_full[v.index], v.parity); }
-    __device__ __forceinline__ void wait_q() { wait_full(sm.q_full[q.index][group], q.parity); }
+    __device__ __forceinline__ void wait_k()
+    {
+        wait_full(sm.k_full[k.index], k.parity);
+    }
+    __device__ __forceinline__ void wait_v()
+    {
+        wait_full(sm.v_full[v.index], v.parity);
+    }
+    __device__ __forceinline__ void wait_q()
+    {
+        wait_full(sm.q_full[q.index][group], q.parity);
+    }
     __device__ __forceinline__ void release_k()
     {
         release(sm.k_empty[k.index]);
@@ -96,6 +105,58 @@ template <class T> struct Consumer {
     }
 };
 
+// S of the next block and, under it, O of the current one: P of the current block is `p`, of the next `p_next`.
+template <class T>
+__device__ __forceinline__ void consume_block(Consumer<T> &io, const Mask &mask, int block, float scale,
+                                              float cap_scale, int accumulate, Rows &rows, float (&s)[T::kScoreRegs],
+                                              float (&o)[T::kOutRegs], uint32_t (&p)[T::kProbRegs],
+                                              uint32_t (&p_next)[T::kProbRegs])
+{
+    float sum[2];
+    io.wait_k();
+    io.order_wait();
+    io.issue_qk(s);
+    io.wait_v();
+    io.issue_pv(o, p, accumulate);
+    io.order_pass();
+    wgmma_wait<1>();
+    hold(s);
+    io.release_k();
+    io.shape_scores(mask, block, cap_scale, s);
+    if (!T::kTwoP) {
+        wgmma_wait<0>();
+        hold(o);
+        hold(p);
+        io.release_v();
+    }
+    const uint32_t any = softmax_exp<T>(scale, s, rows.base, sum, p_next);
+    hold(p_next);
+    hold(sum);
+    if (warp_any((any & kReachedTwo) != 0)) {
+        float rescale[2];
+        if (T::kTwoP) {
+            wgmma_wait<0>();
+            hold(o);
+            hold(p);
+        }
+        softmax_raise<T>(scale, s, rows, rescale);
+#pragma unroll
+        for (int i = 0; i < T::kOutRegs; ++i) {
+            o[i] *= rescale[(i >> 1) & 1];
+        }
+        softmax_exp<T>(scale, s, rows.base, sum, p_next);
+    }
+    rows.sum[0] += sum[0];
+    rows.sum[1] += sum[1];
+    if (T::kTwoP) {
+        hold(s);
+        wgmma_wait<0>();
+        hold(o);
+        hold(p);
+        io.release_v();
+    }
+}
+
 template <class T> __device__ __forceinline__ void consume(typename T::Shared &sm)
 {
     const int group = static_cast<int>(uniform(threadIdx.x / kWarpGroup)) - 1;
@@ -103,8 +164,8 @@ template <class T> __device__ __forceinline__ void consume(typename T::Shared &s
     const int row_in_group = ((threadIdx.x % kWarpGroup) / 32) * 16 + lane / 4;
     Consumer<T> io{sm, group, row_in_group, lane, {}, {}, {}};
     Ring<kTileSlots> slot;
-    float o[T::kOutRegs], s[T::kScoreRegs], base[2], rescale[2];
-    uint32_t p[T::kProbRegs];
+    float o[T::kOutRegs], s[T::kScoreRegs];
+    uint32_t p[T::kProbRegs], p_next[T::kProbRegs];
     Rows rows;
 
     wait_full(sm.tile_full[0], 0);
@@ -132,35 +193,36 @@ template <class T> __device__ __forceinline__ void consume(typename T::Shared &s
             hold(s);
             io.release_k();
             io.shape_scores(mask, block, cap_scale, s);
-            softmax_top<T, true>(scale, s, rows, base, rescale);
-            softmax_exp<T, true>(scale, s, base, rescale, rows, o, p);
+            softmax_begin<T>(scale, s, rows);
+            softmax_exp<T>(scale, s, rows.base, rows.sum, p);
             fresh = false;
         }
         int accumulate = 0;
+        if (T::kTwoP) {
+            if (--block >= 0) {
 #pragma unroll 1
-        for (--block; block >= 0; --block) {
-            io.wait_k();
-            io.order_wait();
-            io.issue_qk(s);
-            io.wait_v();
-            io.issue_pv(o, p, accumulate);
-            io.order_pass();
-            wgmma_wait<1>();
-            hold(s);
-            io.release_k();
-            io.shape_scores(mask, block, cap_scale, s);
-            softmax_top<T, false>(scale, s, rows, base, rescale);
-            hold(base);
-            hold(rescale);
-            if (block > 0) {
-                io.wait_k(); // not needed before the next step, but a branch: without one ptxas lifts the wait for
-            }                // the second product above the maximum
-            wgmma_wait<0>();
-            hold(o);
-            hold(p);
-            io.release_v();
-            softmax_exp<T, false>(scale, s, base, rescale, rows, o, p);
-            accumulate = 1;
+                while (true) {
+                    consume_block<T>(io, mask, block, scale, cap_scale, accumulate, rows, s, o, p, p_next);
+                    accumulate = 1;
+                    if (--block < 0) {
+#pragma unroll
+                        for (int i = 0; i < T::kProbRegs; ++i) {
+                            p[i] = p_next[i];
+                        }
+                        break;
+                    }
+                    consume_block<T>(io, mask, block, scale, cap_scale, accumulate, rows, s, o, p_next, p);
+                    if (--block < 0) {
+                        break;
+                    }
+                }
+            }
+        } else {
+#pragma unroll 1
+            for (--block; block >= 0; --block) {
+                consume_block<T>(io, mask, block, scale, cap_scale, accumulate, rows, s, o, p, p);
+                accumulate = 1;
+            }
         }
         io.release_q();
 
@@ -185,18 +247,15 @@ template <class T> __device__ __forceinline__ void consume(typename T::Shared &s
                 hold(s);
                 io.release_k();
                 io.shape_scores(next_mask, next_blocks - 1, next_cap_scale, s);
-                softmax_top<T, true>(next_scale, s, next_rows, base, rescale);
-                hold(base);
-                if (next_blocks > 1) {
-                    io.wait_k();
-                }
+                softmax_begin<T>(next_scale, s, next_rows);
+                hold(next_rows.base);
                 wgmma_wait<0>();
                 hold(o);
                 hold(p);
                 io.release_v();
                 epilogue<T>(tile, group, row_in_group, lane, rows, o);
                 release(sm.tile_empty[slot.index]);
-                softmax_exp<T, true>(next_scale, s, base, rescale, next_rows, o, p);
+                softmax_exp<T>(next_scale, s, next_rows.base, next_rows.sum, p);
                 rows = next_rows;
                 slot = next_slot;
                 continue;

@@ -46,9 +46,6 @@ __device__ __forceinline__ void epilogue(const TileInfo &tile, int group, int ro
         const bool empty = sum == 0.f; // a NaN is not empty
         sums[r] = sum;
         const float inverse = empty ? 0.f : 1.f / sum;
-        if (tile.lse != nullptr && inside && c == 0) {
-            tile.lse[row] = empty ? -INFINITY : (rows.top[r] + log2f(sum)) * kLn2;
-        }
         uint4 *const out = reinterpret_cast<uint4 *>(static_cast<uint16_t *>(tile.o) + row * tile.o_stride) + c;
 #pragma unroll
         for (int j = 0; j < T::kHeadDim / 8; j += 4) {
@@ -69,8 +66,16 @@ __device__ __forceinline__ void epilogue(const TileInfo &tile, int group, int ro
             }
         }
     }
+    if (tile.lse != nullptr) {
+        // Lane c = r of a quad writes row r: one store for both.
+        const float sum = c == 0 ? sums[0] : sums[1], base = c == 0 ? rows.base[0] : rows.base[1];
+        const int row = tile.row + group * kRowsPerGroup + row_in_group + 8 * c;
+        if (c < 2 && row < tile.s_q) {
+            tile.lse[row] = sum == 0.f ? -INFINITY : (base + lg2(sum)) * kLn2;
+        }
+    }
     if (T::kCausal && uniform(spoiled & 0x7fff7fffu) != 0) {
-        repair_warp<T>(tile, group, row_in_group, lane, rows.top, sums);
+        repair_warp<T>(tile, group, row_in_group, lane, rows.base, sums);
     }
 }
 

@@ -65,7 +65,9 @@ template <class T> __device__ __forceinline__ void pipeline_init(typename T::Sha
         mbarrier_init(smem_addr(&sm.tile_full[i]), 1);
         mbarrier_init(smem_addr(&sm.tile_empty[i]), kWarpsPerGroup * T::kGroups + 1); // and the load warp
     }
-    mbarrier_init(smem_addr(&sm.tile_wanted), 1);
+    for (int i = 0; i < kTilesAhead; ++i) {
+        mbarrier_init(smem_addr(&sm.tile_wanted[i]), 1);
+    }
     fence_mbarrier_init();
 }
 

@@ -13,26 +13,26 @@
 
 namespace attn_sm90 {
 
-// The problem of a tile: the last one that begins at or before it. Problems of a launch are never empty.
-__device__ __forceinline__ const ProblemArgs *problem_of(const GroupArgs &args, uint32_t tile, int lane)
+// The span of a tile: the last one that begins at or before it. All lanes of a warp.
+__device__ __forceinline__ const attn_sm90_span_t *span_of(const GroupArgs &args, uint32_t tile, int lane)
 {
     if (args.uploaded == nullptr) {
-        uint32_t p = 0;
-        while (p + 1 < args.count && args.problem[p + 1].span.tile_begin <= tile) {
-            ++p;
+        uint32_t i = 0;
+        while (i + 1 < args.spans && args.span[i + 1].tile_begin <= tile) {
+            ++i;
         }
-        return &args.problem[p];
+        return &args.span[i];
     }
     uint32_t before = 0;
-    for (uint32_t i = 0; i < args.count; i += 32) {
-        const uint32_t begin = i + lane < args.count ? args.tile_begin[i + lane] : 0xffffffffu;
+    for (uint32_t i = 0; i < args.spans; i += 32) {
+        const uint32_t begin = i + lane < args.spans ? args.uploaded_spans[i + lane].tile_begin : 0xffffffffu;
         const uint32_t n = __popc(__ballot_sync(0xffffffffu, begin <= tile));
         before += n;
         if (n < 32) {
             break;
         }
     }
-    return &args.uploaded[before - 1];
+    return &args.uploaded_spans[before - 1];
 }
 
 template <class T> struct Producer {
@@ -87,11 +87,21 @@ __device__ __forceinline__ bool announce(typename T::Shared &sm, const GroupArgs
     const bool valid = tile < args.tiles;
     wait_empty(sm.tile_empty[slot.index], slot.parity);
     if (valid) {
-        const ProblemArgs *const p = problem_of(args, tile, lane);
+        const attn_sm90_span_t *const span = span_of(args, tile, lane);
+        uint32_t m_block, span_head;
+        attn_sm90_tile_locate(span, tile, T::kCausal, &m_block, &span_head);
+        const uint32_t member = span_head / span->problem_heads, at = span->problem_begin + member;
+        const ProblemArgs *const p = args.uploaded == nullptr ? &args.problem[at] : &args.uploaded[at];
+        if (args.uploaded != nullptr && lane < 3) {
+            // For the load warp, which would wait for them otherwise: a tile of another problem has maps of its own.
+            const CUtensorMap *const map = lane == 0 ? &p->q_map : lane == 1 ? &p->k_map : &p->v_map;
+            fence_tensormap_acquire(map);
+            tma_prefetch_map(map);
+        }
+        __syncwarp();
         if (lane == 0) {
-            uint32_t m_block, heads;
-            attn_sm90_tile_locate(&p->span, tile, T::kCausal, &m_block, &heads);
-            const uint32_t batch = heads / p->h_q, head = heads - batch * p->h_q;
+            const uint32_t problem_head = span_head - member * span->problem_heads;
+            const uint32_t batch = problem_head / p->h_q, head = problem_head - batch * p->h_q;
             info.row = static_cast<int>(m_block) * T::kRows;
             info.key_blocks = attn_sm90_key_blocks(info.row, T::kRows, p->s_q, p->s_kv, T::kCausal, T::kKeys);
             info.s_q = p->s_q;
@@ -119,15 +129,21 @@ __device__ __forceinline__ bool announce(typename T::Shared &sm, const GroupArgs
 }
 
 // The scheduler warp: finds and announces the next tile while the load warp waits for its last buffers. Earlier would
-// tie tiles to blocks that are still busy; later would leave divisions and an atomic between two tiles' loads.
+// tie tiles to blocks that are still busy; later would leave divisions and an atomic between two tiles' loads. With
+// uploaded problems it takes several reads of device memory as well, so there it stays one tile further ahead.
 template <class T> __device__ __forceinline__ void schedule(typename T::Shared &sm, const GroupArgs &args)
 {
     const int lane = threadIdx.x & 31;
     Ring<kTileSlots> slot;
-    uint32_t tile = blockIdx.x, parity = 0;
+    Ring<kTilesAhead> wanted;
+    uint32_t tile = blockIdx.x;
+    bool ahead = args.uploaded != nullptr;
     while (announce<T>(sm, args, slot, tile, lane)) {
-        wait_full(sm.tile_wanted, parity);
-        parity ^= 1;
+        if (!ahead) {
+            wait_full(sm.tile_wanted[wanted.index], wanted.parity);
+            wanted.advance();
+        }
+        ahead = false;
         if (lane == 0) {
             tile = gridDim.x + atomicInc(args.counter, args.tiles - 1);
         }
@@ -140,10 +156,10 @@ template <class T> __device__ __forceinline__ void produce(typename T::Shared &s
 {
     Producer<T> io{sm, {}, {}, {}, (threadIdx.x & 31) == 0};
     Ring<kTileSlots> slot;
+    Ring<kTilesAhead> wanted;
     // V of the last block whose K was loaded.
     const CUtensorMap *v_map = nullptr;
     int v_block = 0, v_head = 0, v_batch = 0;
-    const ProblemArgs *acquired = nullptr;
     auto load_pending_v = [&] {
         if (v_map != nullptr) {
             io.load_kv(io.v, v_map, sm.v_full, sm.v_empty, sm.v, v_block, v_head, v_batch);
@@ -157,20 +173,16 @@ template <class T> __device__ __forceinline__ void produce(typename T::Shared &s
             break;
         }
         const ProblemArgs *const p = static_cast<const ProblemArgs *>(tile.problem);
-        if (args.uploaded != nullptr && io.leader && p != acquired) {
-            acquired = p;
-            fence_tensormap_acquire(&p->q_map);
-            fence_tensormap_acquire(&p->k_map);
-            fence_tensormap_acquire(&p->v_map);
-        }
         io.load_q(p, tile);
         const int want_at = tile.key_blocks > 1 ? 1 : 0;
         for (int block = tile.key_blocks - 1; block >= 0; --block) {
-            if (block == want_at && io.leader) {
-                mbarrier_arrive(smem_addr(&sm.tile_wanted));
+            if (block == want_at) {
+                if (io.leader) {
+                    mbarrier_arrive(smem_addr(&sm.tile_wanted[wanted.index]));
+                }
+                wanted.advance();
             }
-            io.load_kv(io.k, &p->k_map, sm.k_full, sm.k_empty, sm.k, block, tile.kv_head,
-                       static_cast<int>(tile.batch));
+            io.load_kv(io.k, &p->k_map, sm.k_full, sm.k_empty, sm.k, block, tile.kv_head, static_cast<int>(tile.batch));
             load_pending_v();
             v_map = &p->v_map;
             v_block = block;

@@ -3,39 +3,88 @@
 
 #include <stdlib.h>
 
-static int entry_compare(const void *a, const void *b)
+/* Negative, zero or positive as a comes before, with or after b. */
+static int shape_compare(const attn_problem_t *a, const attn_problem_t *b)
+{
+    if (a->s_q != b->s_q)
+        return a->s_q > b->s_q ? -1 : 1;
+    if (a->s_kv != b->s_kv)
+        return a->s_kv > b->s_kv ? -1 : 1;
+    if (a->h_q != b->h_q)
+        return a->h_q > b->h_q ? -1 : 1;
+    if (a->h_kv != b->h_kv)
+        return a->h_kv > b->h_kv ? -1 : 1;
+    if (a->batch != b->batch)
+        return a->batch > b->batch ? -1 : 1;
+    return a->d == b->d ? 0 : a->d > b->d ? -1 : 1;
+}
+
+static int entry_compare(const void *a, const void *b, void *arg)
 {
     const attn_sm90_plan_entry_t *x = a, *y = b;
+    const attn_problem_t *problems = arg;
+    int by_shape;
 
     if (x->longest != y->longest)
         return x->longest > y->longest ? -1 : 1;
+    by_shape = shape_compare(&problems[x->problem], &problems[y->problem]);
+    if (by_shape != 0)
+        return by_shape;
     return x->problem < y->problem ? -1 : x->problem > y->problem;
 }
 
-static uint32_t section_heads(const attn_problem_t *p, bool causal, uint32_t heads)
+/* Cuts a span's heads into sections. The last one gets enough tiles that its longest does not outlast the others: the
+ * work of h heads of m tiles is h*m*(m + 1)/2, the longest tile m, so 2*units/(m + 1) heads keep `units` busy as long
+ * as that; half as many again for what does not divide. */
+static void cut_sections(const attn_problem_t *p, bool causal, uint32_t units, attn_sm90_span_t *span)
 {
-    uint64_t bytes_per_kv_head, kv_heads, section;
-    uint32_t ratio = p->h_q / p->h_kv;
+    uint64_t bytes_per_kv_head = (uint64_t)p->s_kv * p->d * 2 * 2; /* K and V, 16-bit elements */
+    uint64_t kv_heads = bytes_per_kv_head == 0 ? span->heads : ATTN_SM90_SECTION_BYTES / bytes_per_kv_head;
+    uint64_t heads = (kv_heads < 1 ? 1 : kv_heads) * (p->h_q / p->h_kv);
+    uint32_t last = 3 * units / span->m_blocks + 1;
 
     if (!causal)
-        return 1;
-    bytes_per_kv_head = (uint64_t)p->s_kv * p->d * 2 * 2; /* K and V, 16-bit elements */
-    kv_heads = bytes_per_kv_head == 0 ? heads : ATTN_SM90_SECTION_BYTES / bytes_per_kv_head;
-    if (kv_heads < 1)
-        kv_heads = 1;
-    section = kv_heads * ratio;
-    return section < heads ? (uint32_t)section : heads;
+        heads = 1;
+    span->section_heads = heads < span->heads ? (uint32_t)heads : span->heads;
+    span->sections = span->heads > last ? (span->heads - last) / span->section_heads + 1 : 1;
 }
 
-attn_status_t attn_sm90_plan(const attn_group_t *group, uint32_t tile_m, uint32_t tile_n,
-                             attn_sm90_plan_entry_t *entries, uint32_t *ret_count, uint32_t *ret_tiles)
+/* Makes spans of runs of problems of one shape, in launch order. */
+static attn_status_t number_tiles(const attn_group_t *group, uint32_t tile_m, uint32_t units, attn_sm90_plan_t *plan)
 {
-    uint32_t count = 0;
     uint64_t tiles = 0;
 
+    plan->spans_used = 0;
+    for (uint32_t first = 0, end; first < plan->problems; first = end) {
+        const attn_problem_t *p = &group->problems[plan->entries[first].problem];
+        attn_sm90_span_t *span = &plan->spans[plan->spans_used++];
+        uint64_t heads = (uint64_t)p->batch * p->h_q;
+
+        for (end = first + 1; end < plan->problems; end++)
+            if (shape_compare(p, &group->problems[plan->entries[end].problem]) != 0)
+                break;
+        span->tile_begin = (uint32_t)tiles;
+        span->m_blocks = (uint32_t)(((uint64_t)p->s_q + tile_m - 1) / tile_m);
+        span->problem_begin = first;
+        span->problem_heads = (uint32_t)heads;
+        heads *= end - first;
+        if (heads > ATTN_SM90_TILES_MAX || heads * span->m_blocks > ATTN_SM90_TILES_MAX - tiles)
+            return ATTN_ERR_TOO_LARGE;
+        span->heads = (uint32_t)heads;
+        cut_sections(p, group->config.causal, units, span);
+        tiles += heads * span->m_blocks;
+    }
+    plan->tiles = (uint32_t)tiles;
+    return ATTN_OK;
+}
+
+attn_status_t attn_sm90_plan(const attn_group_t *group, uint32_t tile_m, uint32_t tile_n, uint32_t units,
+                             attn_sm90_plan_t *plan)
+{
+    plan->problems = 0;
     for (uint32_t i = 0; i < group->count; i++) {
         const attn_problem_t *p = &group->problems[i];
-        attn_sm90_plan_entry_t *e = &entries[count];
+        attn_sm90_plan_entry_t *e;
         uint64_t m_blocks, heads;
 
         if (p->batch == 0 || p->h_q == 0 || p->s_q == 0)
@@ -44,24 +93,12 @@ attn_status_t attn_sm90_plan(const attn_group_t *group, uint32_t tile_m, uint32_
         heads = (uint64_t)p->batch * p->h_q;
         if (heads > ATTN_SM90_TILES_MAX || m_blocks > ATTN_SM90_TILES_MAX / heads)
             return ATTN_ERR_TOO_LARGE;
+        e = &plan->entries[plan->problems++];
         e->problem = i;
         e->longest = attn_sm90_key_blocks((int32_t)((m_blocks - 1) * tile_m), (int32_t)tile_m, (int32_t)p->s_q,
                                           (int32_t)p->s_kv, group->config.causal, (int32_t)tile_n);
-        e->span.tile_begin = 0;
-        e->span.m_blocks = (uint32_t)m_blocks;
-        e->span.heads = (uint32_t)heads;
-        e->span.section_heads = section_heads(p, group->config.causal, (uint32_t)heads);
-        count++;
     }
-    if (count > 1)
-        qsort(entries, count, sizeof(entries[0]), entry_compare);
-    for (uint32_t i = 0; i < count; i++) {
-        entries[i].span.tile_begin = (uint32_t)tiles;
-        tiles += (uint64_t)entries[i].span.m_blocks * entries[i].span.heads;
-        if (tiles > ATTN_SM90_TILES_MAX)
-            return ATTN_ERR_TOO_LARGE;
-    }
-    *ret_count = count;
-    *ret_tiles = (uint32_t)tiles;
-    return ATTN_OK;
+    if (plan->problems > 1)
+        qsort_r(plan->entries, plan->problems, sizeof(plan->entries[0]), entry_compare, (void *)group->problems);
+    return number_tiles(group, tile_m, units, plan);
 }

@@ -1,8 +1,9 @@
 /* sm90/scheduler.h: which tile of which problem is tile number t, and in which order problems come.
  *
  * Pure arithmetic that host and device share; no CUDA, any thread, owns nothing. A *tile* is tile_m query rows of
- * one head; a *key block* is tile_n keys. Tiles of a group are numbered problem after problem, problems with the
- * longest tile first. Inside a causal problem heads come in sections whose K and V fit the L2 cache, and a section
+ * one head; a *key block* is tile_n keys. A *span* is the tiles of one problem, or of several of one shape, which are
+ * then scheduled like a batch: their heads count through. Spans are numbered one after the other, those with the
+ * longest tile first. Inside a causal span heads come in sections whose K and V stay in the L2 cache, and a section
  * runs its longest tiles first. */
 #ifndef ATTN_SM90_SCHEDULER_H
 #define ATTN_SM90_SCHEDULER_H
@@ -15,20 +16,24 @@
 #define ATTN_SM90_BOTH static inline
 #endif
 
-/* K and V of a section stay below this, so that with Q and O passing by they remain in the 50 MB L2. */
-#define ATTN_SM90_SECTION_BYTES (32u << 20)
+/* K and V of a section stay below this. The L2 has 50 MB, but each half of the chip keeps its own copy of what both
+ * read, and Q and O pass by: with 32 MB, K and V of 512 tokens are read twice from memory (H100, 512 causal: 122 us;
+ * with 8 MB 100, with 4 MB 101; long sequences have one key head per section and do not care). */
+#define ATTN_SM90_SECTION_BYTES (8u << 20)
 /* Tiles of a launch are numbered in 32 bits with room for one failed fetch per block. */
 #define ATTN_SM90_TILES_MAX 0x7fff0000u
 
-/* The tiles of one problem. */
 typedef struct attn_sm90_span {
     uint32_t tile_begin;    /* number of its first tile in the launch */
     uint32_t m_blocks;      /* tiles per head */
-    uint32_t heads;         /* batch * h_q */
-    uint32_t section_heads; /* heads per section; 1 when not causal */
+    uint32_t heads;         /* batch * h_q, of all its problems */
+    uint32_t section_heads; /* heads per section but the last, which has the rest; 1 when not causal */
+    uint32_t sections;
+    uint32_t problem_begin; /* its first problem's place in the launch */
+    uint32_t problem_heads; /* batch * h_q of one problem */
 } attn_sm90_span_t;
 
-/* The place of tile `tile` (tile_begin <= tile) of a problem: its block of rows and its head (batch*h_q + h). */
+/* The place of tile `tile` (tile_begin <= tile) of a span: its block of rows and its head, of `heads`. */
 ATTN_SM90_BOTH void attn_sm90_tile_locate(const attn_sm90_span_t *span, uint32_t tile, bool longest_first,
                                           uint32_t *ret_m_block, uint32_t *ret_head)
 {
@@ -39,11 +44,11 @@ ATTN_SM90_BOTH void attn_sm90_tile_locate(const attn_sm90_span_t *span, uint32_t
         return;
     }
     const uint32_t section_tiles = span->m_blocks * span->section_heads;
-    const uint32_t section = t / section_tiles;
-    const uint32_t rest = t % section_tiles;
+    const uint32_t full = t / section_tiles;
+    const uint32_t section = full < span->sections ? full : span->sections - 1;
+    const uint32_t rest = t - section * section_tiles;
     const uint32_t head_first = section * span->section_heads;
-    const uint32_t left = span->heads - head_first;
-    const uint32_t heads = left < span->section_heads ? left : span->section_heads;
+    const uint32_t heads = section + 1 < span->sections ? span->section_heads : span->heads - head_first;
     *ret_m_block = span->m_blocks - 1 - rest / heads;
     *ret_head = head_first + rest % heads;
 }
@@ -77,13 +82,18 @@ extern "C" {
 typedef struct attn_sm90_plan_entry {
     uint32_t problem; /* its index in the group */
     int32_t longest;  /* key blocks of its longest tile */
-    attn_sm90_span_t span;
 } attn_sm90_plan_entry_t;
 
-/* Orders the group's problems that have output and numbers their tiles. `entries` has room for group->count.
- * Outputs: entries used and tiles in all. ATTN_ERR_TOO_LARGE when the tiles exceed ATTN_SM90_TILES_MAX. */
-attn_status_t attn_sm90_plan(const attn_group_t *group, uint32_t tile_m, uint32_t tile_n,
-                             attn_sm90_plan_entry_t *entries, uint32_t *ret_count, uint32_t *ret_tiles);
+typedef struct attn_sm90_plan {
+    attn_sm90_plan_entry_t *entries; /* in launch order; room for group->count */
+    attn_sm90_span_t *spans;         /* room for group->count */
+    uint32_t problems, spans_used, tiles;
+} attn_sm90_plan_t;
+
+/* Orders the group's problems that have output and numbers their tiles for a device that runs `units` at a time; the
+ * caller provides the plan's arrays. ATTN_ERR_TOO_LARGE when the tiles exceed ATTN_SM90_TILES_MAX. */
+attn_status_t attn_sm90_plan(const attn_group_t *group, uint32_t tile_m, uint32_t tile_n, uint32_t units,
+                             attn_sm90_plan_t *plan);
 
 #ifdef __cplusplus
 }

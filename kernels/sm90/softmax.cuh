@@ -1,7 +1,13 @@
 // softmax.cuh: online softmax of a consumer thread's two rows, in base 2.
 //
-// State is `top` = running maximum * scale, rounded once: P, the rescale factor and LSE all use that value. Rounding
-// is monotone, so max over rounded products is the rounded product of the max. `sum` is this thread's part only.
+// P = exp2(score*scale - base). The base of a row is not its running maximum but kHeadroom above the maximum that it
+// had when the base was last set, and changes only when P reaches 2. So the exponents of a block do not wait for its
+// maximum, and O and the sums are almost never rescaled. P, the rescale factor and LSE all use the base, which is
+// rounded once. Whether a P has reached 2 is one bit of its exponent, in fp16 as in bf16: the or over all P of a warp
+// tells.
+//
+// Why it matters: beside a busy tensor core every FADD, FMUL and FFMA takes about a clock from wgmma, and every other
+// instruction takes twice as long as alone (measured: NOTES.md). Per score there are two of the first kind here.
 #ifndef ATTN_SM90_SOFTMAX_CUH
 #define ATTN_SM90_SOFTMAX_CUH
 
@@ -12,8 +18,17 @@ namespace attn_sm90 {
 
 constexpr float kLn2 = 0.693147180559945309f;
 
+// Base of a row that has seen nothing: any score makes P infinite, which raises the base, and -inf makes it 0.
+constexpr float kNoBase = -1.0e38f;
+
+// How far the base lies above the maximum, in powers of 2; a maximum may grow by one more. fp16 has P below 2^-14 with
+// fewer bits, so there it is less.
+template <class E> constexpr float kHeadroom = 7.f;
+template <> constexpr float kHeadroom<__half> = 4.f;
+constexpr uint32_t kReachedTwo = 0x40004000u; // of two packed P
+
 struct Rows {
-    float top[2], sum[2];
+    float base[2], sum[2]; // `sum` is this thread's part only
 };
 
 __device__ __forceinline__ float quad_max(float x)
@@ -37,12 +52,15 @@ template <class T> __device__ __forceinline__ void softcap_apply(float cap_scale
     }
 }
 
-// New maxima of this thread's rows, the value that the exponents are relative to, and the factor for what was
-// accumulated before. kFirst: nothing was. A row that has seen nothing yet has top = -inf; 0 stands in for it so that
-// its P is 0 and not NaN.
-template <class T, bool kFirst>
-__device__ __forceinline__ void softmax_top(float scale, const float (&s)[T::kScoreRegs], Rows &rows, float (&base)[2],
-                                            float (&rescale)[2])
+// Base for a row whose largest score in this quad's block is `most`; rows that see nothing keep `base`.
+template <class E> __device__ __forceinline__ float softmax_base(float scale, float most, float base)
+{
+    const float top = quad_max(most) * scale;
+    return top > base ? top + kHeadroom<E> : base;
+}
+
+// This thread's largest scores of its two rows.
+template <class T> __device__ __forceinline__ void softmax_max(const float (&s)[T::kScoreRegs], float (&most)[2])
 {
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
@@ -53,68 +71,75 @@ __device__ __forceinline__ void softmax_top(float scale, const float (&s)[T::kSc
             a = fmaxf(a, fmaxf(s[4 * j + 2 * r], s[4 * j + 2 * r + 1]));
             b = fmaxf(b, fmaxf(s[4 * j + 4 + 2 * r], s[4 * j + 4 + 2 * r + 1]));
         }
-        float top = quad_max(fmaxf(a, b)) * scale;
-        if (!kFirst) {
-            top = fmaxf(top, rows.top[r]);
-        }
-        base[r] = top == -INFINITY ? 0.f : top;
-        if (!kFirst) {
-            rescale[r] = ex2(rows.top[r] - base[r]);
-        }
-        rows.top[r] = top;
+        most[r] = fmaxf(a, b);
     }
 }
 
-// Scores to P = exp2(score*scale - base), packed as the A operand of wgmma (the accumulator's layout is the operand's,
-// two columns to a register), and their sums; and the rescale of O, unless kFirst.
-//
-// The exponent unit takes 8 clocks per warp and instruction, so everything else hides between its operations when it
-// is not waiting for one that was just issued: sums and packing follow two chunks of 16 keys behind, and O is rescaled
-// in equal parts. Left to itself the compiler adds each exponential two operations after it, which costs 600 clocks.
-template <class T, bool kFirst>
-__device__ __forceinline__ void softmax_exp(float scale, float (&s)[T::kScoreRegs], const float (&base)[2],
-                                            const float (&rescale)[2], Rows &rows, float (&o)[T::kOutRegs],
-                                            uint32_t (&p)[T::kProbRegs])
+// The base of a tile's first block.
+template <class T>
+__device__ __forceinline__ void softmax_begin(float scale, const float (&s)[T::kScoreRegs], Rows &rows)
 {
-    constexpr int kChunks = T::kKeys / 16, kLag = 1;
-    constexpr int kOutEach = (T::kOutRegs + kChunks - 1) / kChunks;
-    float sum[2][2];
+    float most[2];
+    softmax_max<T>(s, most);
 #pragma unroll
-    for (int chunk = 0; chunk < kChunks + kLag; ++chunk) {
+    for (int r = 0; r < 2; ++r) {
+        rows.base[r] = softmax_base<typename T::E>(scale, most[r], kNoBase);
+    }
+}
+
+// Raises the bases of rows whose P has reached 2, and says by how much that shrinks their O; shrinks their sums.
+template <class T>
+__device__ __forceinline__ void softmax_raise(float scale, const float (&s)[T::kScoreRegs], Rows &rows,
+                                              float (&rescale)[2])
+{
+    float most[2];
+    softmax_max<T>(s, most);
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+        const float base = softmax_base<typename T::E>(scale, most[r], rows.base[r]);
+        rescale[r] = ex2(rows.base[r] - base);
+        rows.base[r] = base;
+        rows.sum[r] *= rescale[r];
+    }
+}
+
+// Scores to P, packed as the A operand of wgmma (the accumulator's layout is the operand's, two columns to a
+// register), and this block's sums. Returns the or over all P.
+//
+// The exponent unit takes 8 clocks per warp and instruction: the rest hides between its operations when it does not
+// wait for one that was just issued, so sums and packing follow a chunk of 16 keys behind.
+template <class T>
+__device__ __forceinline__ uint32_t softmax_exp(float scale, const float (&s)[T::kScoreRegs], const float (&base)[2],
+                                                float (&block_sum)[2], uint32_t (&p)[T::kProbRegs])
+{
+    constexpr int kChunks = T::kKeys / 16;
+    float x[2][8], sum[2][2];
+    uint32_t any = 0;
+#pragma unroll
+    for (int chunk = 0; chunk <= kChunks; ++chunk) {
         if (chunk < kChunks) {
 #pragma unroll
             for (int i = 0; i < 8; ++i) {
-                float &x = s[8 * chunk + i];
-                x = ex2(fmaf(x, scale, -base[(i >> 1) & 1]));
-            }
-            if (!kFirst) {
-#pragma unroll
-                for (int i = 0; i < kOutEach; ++i) {
-                    const int at = chunk * kOutEach + i;
-                    if (at < T::kOutRegs) {
-                        o[at] *= rescale[(at >> 1) & 1];
-                    }
-                }
+                x[chunk & 1][i] = ex2(fmaf(s[8 * chunk + i], scale, -base[(i >> 1) & 1]));
             }
         }
-        if (chunk >= kLag) {
-            const int done = chunk - kLag;
+        if (chunk > 0) {
+            const float(&y)[8] = x[(chunk - 1) & 1];
 #pragma unroll
             for (int i = 0; i < 8; ++i) {
                 float &to = sum[(i >> 1) & 1][i & 1];
-                to = done == 0 && i < 4 ? s[i] : to + s[8 * done + i];
+                to = chunk == 1 && i < 4 ? y[i] : to + y[i];
             }
 #pragma unroll
             for (int i = 0; i < 4; ++i) {
-                p[4 * done + i] = pack2<typename T::E>(s[8 * done + 2 * i], s[8 * done + 2 * i + 1]);
+                p[4 * (chunk - 1) + i] = pack2<typename T::E>(y[2 * i], y[2 * i + 1]);
+                any |= p[4 * (chunk - 1) + i];
             }
         }
     }
-#pragma unroll
-    for (int r = 0; r < 2; ++r) {
-        const float block = sum[r][0] + sum[r][1];
-        rows.sum[r] = kFirst ? block : fmaf(rows.sum[r], rescale[r], block);
-    }
+    block_sum[0] = sum[0][0] + sum[0][1];
+    block_sum[1] = sum[1][0] + sum[1][1];
+    return any;
 }
 
 } // namespace attn_sm90

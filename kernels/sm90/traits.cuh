@@ -8,10 +8,11 @@
 
 namespace attn_sm90 {
 
-constexpr int kWarpGroup = 128;     // threads
-constexpr int kRowsPerGroup = 64;   // query rows of a consumer warp group: the M of wgmma
-constexpr int kColumn = 64;         // elements in a 128-byte row of swizzled shared memory
-constexpr int kTileSlots = 4;       // tiles announced by the producer and not yet finished
+constexpr int kWarpGroup = 128;   // threads
+constexpr int kRowsPerGroup = 64; // query rows of a consumer warp group: the M of wgmma
+constexpr int kColumn = 64;       // elements in a 128-byte row of swizzled shared memory
+constexpr int kTileSlots = 4;     // tiles announced by the producer and not yet finished
+constexpr int kTilesAhead = 2;    // requests of the load warp that the scheduler warp may not have seen yet
 constexpr int kSharedMax = 227 * 1024;
 
 // What the consumers must know about a tile; written by the producer.
@@ -23,9 +24,9 @@ struct TileInfo {
     uint32_t d;
     uint32_t head, batch;
     int32_t kv_head;
-    void *o;            // row 0 of this head
-    int64_t o_stride;   // elements from row to row
-    float *lse;         // row 0 of this head, or NULL
+    void *o;          // row 0 of this head
+    int64_t o_stride; // elements from row to row
+    float *lse;       // row 0 of this head, or NULL
     const void *problem;
 };
 
@@ -39,6 +40,7 @@ template <class E_, int kHeadDim_, bool kCausal_, bool kSoftcap_> struct Traits 
     static constexpr int kKeys = kTile.keys;
     static constexpr int kStages = kTile.stages;
     static constexpr int kQBuffers = kTile.q_buffers;
+    static constexpr bool kTwoP = kTile.p_buffers == 2;
     static constexpr bool kSeamless = kQBuffers == 2; // tiles flow into each other without draining
     static constexpr bool kOrdered = kTile.ordered;
     static constexpr int kGroups = kRows / kRowsPerGroup; // consumer warp groups
@@ -58,7 +60,7 @@ template <class E_, int kHeadDim_, bool kCausal_, bool kSoftcap_> struct Traits 
         uint64_t k_full[kStages], k_empty[kStages];
         uint64_t v_full[kStages], v_empty[kStages];
         uint64_t tile_full[kTileSlots], tile_empty[kTileSlots];
-        uint64_t tile_wanted; // from the load warp: announce the next tile
+        uint64_t tile_wanted[kTilesAhead]; // from the load warp: announce the next tile
         TileInfo tile[kTileSlots];
     };
     static_assert(sizeof(Shared) <= kSharedMax, "shared memory");

@@ -26,8 +26,8 @@ attn_status_t encoder(EncodeTiled *ret_encode, attn_error_t *err)
     if (found == nullptr) {
         void *symbol = nullptr;
         cudaDriverEntryPointQueryResult result;
-        const cudaError_t rc = cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &symbol, 12000,
-                                                                cudaEnableDefault, &result);
+        const cudaError_t rc =
+            cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &symbol, 12000, cudaEnableDefault, &result);
         if (rc != cudaSuccess || result != cudaDriverEntryPointSuccess || symbol == nullptr) {
             return attn_error_set(err, ATTN_ERR_DEVICE, "the CUDA driver has no cuTensorMapEncodeTiled: %s",
                                   cudaGetErrorString(rc));
@@ -58,11 +58,11 @@ attn_status_t encode(EncodeTiled encode_tiled, CUtensorMap *map, attn_dtype_t dt
             stride[i - 1] = dims[i].extent == 1 ? 16 : static_cast<cuuint64_t>(dims[i].stride) * 2;
         }
     }
-    const CUresult rc = encode_tiled(
-        map, dtype == ATTN_DTYPE_F16 ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16 : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
-        static_cast<cuuint32_t>(rank), const_cast<void *>(base), extent, stride, box, step,
-        CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
-        CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+    const CUresult rc =
+        encode_tiled(map, dtype == ATTN_DTYPE_F16 ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16 : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
+                     static_cast<cuuint32_t>(rank), const_cast<void *>(base), extent, stride, box, step,
+                     CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+                     CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
     if (rc != CUDA_SUCCESS) {
         return attn_error_set(err, ATTN_ERR_INVALID_ARGUMENT,
                               "%s cannot be addressed by TMA (driver error %d): extents and strides are out of range",
@@ -97,8 +97,8 @@ attn_status_t check(const attn_config_t &config, const attn_problem_t &p, int he
                               "softcap must be finite and positive in a group with softcap and 0 in one without");
     }
     if (!strides_aligned(p.q, p.batch, p.h_q, p.s_q) || !strides_aligned(p.o, p.batch, p.h_q, p.s_q) ||
-        (p.s_kv > 0 && (!strides_aligned(p.k, p.batch, p.h_kv, p.s_kv) ||
-                        !strides_aligned(p.v, p.batch, p.h_kv, p.s_kv)))) {
+        (p.s_kv > 0 &&
+         (!strides_aligned(p.k, p.batch, p.h_kv, p.s_kv) || !strides_aligned(p.v, p.batch, p.h_kv, p.s_kv)))) {
         return attn_error_set(err, ATTN_ERR_FAILED_PRECONDITION,
                               "unified needs tensors whose address and strides are multiples of 16 bytes");
     }
@@ -116,8 +116,8 @@ float exponent_scale(const attn_config_t &config, const attn_problem_t &p)
     return scale > kScaleMax ? kScaleMax : static_cast<float>(scale);
 }
 
-attn_status_t fill(EncodeTiled encode_tiled, const attn_config_t &config, const attn_problem_t &p,
-                   const attn_sm90_span_t &span, int keys, ProblemArgs *args, attn_error_t *err)
+attn_status_t fill(EncodeTiled encode_tiled, const attn_config_t &config, const attn_problem_t &p, int keys,
+                   ProblemArgs *args, attn_error_t *err)
 {
     const int64_t ratio = p.h_q / p.h_kv;
     // Without keys the maps of K and V point at one row of Q: every tile reads one block and masks it.
@@ -158,7 +158,6 @@ attn_status_t fill(EncodeTiled encode_tiled, const attn_config_t &config, const 
     args->d = p.d;
     args->scale = exponent_scale(config, p);
     args->cap_scale = config.softcap ? p.sm_scale / p.softcap : 0.f;
-    args->span = span;
     return ATTN_OK;
 }
 
@@ -214,11 +213,11 @@ attn_status_t configure(const Kernel &kernel, attn_error_t *err)
     return ATTN_OK;
 }
 
-// Layout of the upload, in device memory behind the header and in the pinned staging: problems, tile_begin. The
-// staging also has the plan's entries, behind.
+// Layout of the upload, in device memory behind the counter and in the pinned staging: problems, spans. The staging
+// also has the plan's entries, behind.
 size_t upload_bytes(uint32_t count)
 {
-    return count * sizeof(ProblemArgs) + (count * sizeof(uint32_t) + 255) / 256 * 256;
+    return count * (sizeof(ProblemArgs) + sizeof(attn_sm90_span_t));
 }
 
 attn_workspace_size_t workspace(const attn_group_t *group, const attn_device_t *)
@@ -269,15 +268,18 @@ attn_status_t launch(const attn_group_t *group, const attn_exec_t *exec, attn_er
     const bool staged = group->count > kInlineProblems;
     unsigned char *const host = static_cast<unsigned char *>(exec->host_workspace);
     attn_sm90_plan_entry_t inline_entries[kInlineProblems];
-    attn_sm90_plan_entry_t *const entries =
-        staged ? reinterpret_cast<attn_sm90_plan_entry_t *>(host + upload_bytes(group->count)) : inline_entries;
     GroupArgs args;
-    attn_status_t st = attn_sm90_plan(group, static_cast<uint32_t>(kernel.rows), static_cast<uint32_t>(kernel.keys),
-                                      entries, &args.count, &args.tiles);
+    ProblemArgs *const problems = staged ? reinterpret_cast<ProblemArgs *>(host) : args.problem;
+    attn_sm90_plan_t plan = {};
+    plan.spans = staged ? reinterpret_cast<attn_sm90_span_t *>(problems + group->count) : args.span;
+    plan.entries = staged ? reinterpret_cast<attn_sm90_plan_entry_t *>(plan.spans + group->count) : inline_entries;
+    const uint32_t units = static_cast<uint32_t>(exec->device->units);
+    attn_status_t st =
+        attn_sm90_plan(group, static_cast<uint32_t>(kernel.rows), static_cast<uint32_t>(kernel.keys), units, &plan);
     if (st != ATTN_OK) {
         return attn_error_set(err, st, "the group has more than %u tiles of %d rows", ATTN_SM90_TILES_MAX, kernel.rows);
     }
-    if (args.tiles == 0) {
+    if (plan.tiles == 0) {
         return ATTN_OK;
     }
     EncodeTiled encode_tiled;
@@ -285,14 +287,8 @@ attn_status_t launch(const attn_group_t *group, const attn_exec_t *exec, attn_er
     if (st == ATTN_OK) {
         st = configure(kernel, err);
     }
-    ProblemArgs *const problems = staged ? reinterpret_cast<ProblemArgs *>(host) : args.problem;
-    uint32_t *const tile_begin = reinterpret_cast<uint32_t *>(host + group->count * sizeof(ProblemArgs));
-    for (uint32_t i = 0; st == ATTN_OK && i < args.count; ++i) {
-        st = fill(encode_tiled, config, group->problems[entries[i].problem], entries[i].span, kernel.keys,
-                  &problems[i], err);
-        if (staged) {
-            tile_begin[i] = entries[i].span.tile_begin;
-        }
+    for (uint32_t i = 0; st == ATTN_OK && i < plan.problems; ++i) {
+        st = fill(encode_tiled, config, group->problems[plan.entries[i].problem], kernel.keys, &problems[i], err);
     }
     if (st != ATTN_OK) {
         return st;
@@ -300,16 +296,17 @@ attn_status_t launch(const attn_group_t *group, const attn_exec_t *exec, attn_er
     const cudaStream_t stream = static_cast<cudaStream_t>(exec->stream);
     unsigned char *const device = static_cast<unsigned char *>(exec->workspace) + ATTN_WORKSPACE_ZEROED;
     args.counter = static_cast<uint32_t *>(exec->workspace);
+    args.spans = plan.spans_used;
+    args.tiles = plan.tiles;
     args.uploaded = nullptr;
-    args.tile_begin = nullptr;
+    args.uploaded_spans = nullptr;
     cudaError_t rc = cudaSuccess;
     if (staged) {
         args.uploaded = reinterpret_cast<const ProblemArgs *>(device);
-        args.tile_begin = reinterpret_cast<const uint32_t *>(device + group->count * sizeof(ProblemArgs));
+        args.uploaded_spans = reinterpret_cast<const attn_sm90_span_t *>(args.uploaded + group->count);
         rc = cudaMemcpyAsync(device, host, upload_bytes(group->count), cudaMemcpyHostToDevice, stream);
     }
     if (rc == cudaSuccess) {
-        const uint32_t units = static_cast<uint32_t>(exec->device->units);
         cudaLaunchConfig_t launch_config = {};
         launch_config.gridDim = dim3(args.tiles < units ? args.tiles : units);
         launch_config.blockDim = dim3(static_cast<unsigned>(kernel.threads));
@@ -329,4 +326,4 @@ attn_status_t launch(const attn_group_t *group, const attn_exec_t *exec, attn_er
 extern "C" const attn_variant_t attn_variant_unified = {&attn_variant_info_unified, workspace, launch};
 extern "C" const attn_variant_t attn_variant_gqa_fwd_ws = {&attn_variant_info_gqa_fwd_ws, workspace, launch};
 extern "C" const attn_variant_t attn_variant_gqa_prefill_fwd_ws = {&attn_variant_info_gqa_prefill_fwd_ws, workspace,
-                                                                  launch};
+                                                                   launch};

@@ -50,6 +50,13 @@ __device__ __forceinline__ uint32_t uniform(uint32_t x)
     return y;
 }
 
+// Whether any lane says so.
+// https://docs.nvidia.com/cuda/parallel-thread-execution/#parallel-synchronization-and-communication-instructions-vote-sync
+__device__ __forceinline__ bool warp_any(bool x)
+{
+    return __any_sync(0xffffffffu, x);
+}
+
 // https://docs.nvidia.com/cuda/parallel-thread-execution/#parallel-synchronization-and-communication-instructions-mbarrier-init
 __device__ __forceinline__ void mbarrier_init(uint32_t bar, uint32_t arrivals)
 {

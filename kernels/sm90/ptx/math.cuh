@@ -17,6 +17,15 @@ __device__ __forceinline__ float ex2(float x)
     return y;
 }
 
+// Absolute error up to 2^-22 for x in [1/2, 2], relative error up to 2^-22 elsewhere.
+// https://docs.nvidia.com/cuda/parallel-thread-execution/#floating-point-instructions-lg2
+__device__ __forceinline__ float lg2(float x)
+{
+    float y;
+    asm("lg2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+
 // Relative error up to 2^-11. https://docs.nvidia.com/cuda/parallel-thread-execution/#floating-point-instructions-tanh
 __device__ __forceinline__ float tanh_approx(float x)
 {

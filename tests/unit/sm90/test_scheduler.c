@@ -25,34 +25,56 @@ static attn_group_t group_of(const attn_problem_t *problems, uint32_t count, boo
     return g;
 }
 
+/* The plan of a group of up to 8 problems of any shape. */
+typedef struct planned {
+    attn_sm90_plan_entry_t entries[8];
+    attn_sm90_span_t spans[8];
+    attn_sm90_plan_t plan;
+    attn_status_t status;
+} planned_t;
+
+static void plan_of(const attn_group_t *group, planned_t *ret)
+{
+    memset(ret, 0, sizeof(*ret));
+    ret->plan.entries = ret->entries;
+    ret->plan.spans = ret->spans;
+    ret->status = attn_sm90_plan(group, 128, 128, 132, &ret->plan);
+}
+
 /* Every (m block, head) once, and lengths that never grow inside a section. */
 static void check_problem(const attn_problem_t *p, bool causal)
 {
     attn_group_t g = group_of(p, 1, causal);
-    attn_sm90_plan_entry_t e;
-    uint32_t count, tiles, last_section = UINT32_MAX;
+    planned_t made;
+    const attn_sm90_span_t *span = &made.spans[0];
+    uint32_t tiles, last_section = UINT32_MAX;
     int32_t last = 0;
     unsigned char *seen;
 
-    ck_assert_int_eq(attn_sm90_plan(&g, 128, 128, &e, &count, &tiles), ATTN_OK);
-    ck_assert_uint_eq(count, 1);
-    ck_assert_uint_eq(tiles, e.span.m_blocks * p->batch * p->h_q);
+    plan_of(&g, &made);
+    ck_assert_int_eq(made.status, ATTN_OK);
+    ck_assert_uint_eq(made.plan.problems, 1);
+    ck_assert_uint_eq(made.plan.spans_used, 1);
+    tiles = made.plan.tiles;
+    ck_assert_uint_eq(tiles, span->m_blocks * p->batch * p->h_q);
     seen = calloc(tiles, 1);
     for (uint32_t t = 0; t < tiles; t++) {
-        uint32_t m, head;
+        uint32_t m, head, section;
         int32_t blocks;
 
-        attn_sm90_tile_locate(&e.span, t, causal, &m, &head);
-        ck_assert_uint_lt(m, e.span.m_blocks);
-        ck_assert_uint_lt(head, e.span.heads);
-        ck_assert_int_eq(seen[m * e.span.heads + head], 0);
-        seen[m * e.span.heads + head] = 1;
+        attn_sm90_tile_locate(span, t, causal, &m, &head);
+        ck_assert_uint_lt(m, span->m_blocks);
+        ck_assert_uint_lt(head, span->heads);
+        ck_assert_int_eq(seen[m * span->heads + head], 0);
+        seen[m * span->heads + head] = 1;
         blocks = attn_sm90_key_blocks((int32_t)m * 128, 128, (int32_t)p->s_q, (int32_t)p->s_kv, causal, 128);
         ck_assert_int_ge(blocks, 1);
-        if (causal && head / e.span.section_heads == last_section)
+        section = head / span->section_heads;
+        section = section < span->sections ? section : span->sections - 1;
+        if (causal && section == last_section)
             ck_assert_int_le(blocks, last);
         last = blocks;
-        last_section = head / e.span.section_heads;
+        last_section = section;
     }
     free(seen);
 }
@@ -71,16 +93,39 @@ END_TEST
 
 START_TEST(sections_fit_the_cache)
 {
-    attn_problem_t p = problem(1, 32, 8, 32768, 32768);
+    attn_problem_t p = problem(4, 32, 8, 8192, 8192);
     attn_group_t g = group_of(&p, 1, true);
-    attn_sm90_plan_entry_t e;
-    uint32_t count, tiles;
+    planned_t made;
+    const attn_sm90_span_t *span = &made.spans[0];
 
-    ck_assert_int_eq(attn_sm90_plan(&g, 128, 128, &e, &count, &tiles), ATTN_OK);
-    ck_assert_uint_eq(e.span.section_heads, 8); /* 16 MiB of K and V per key head: two of them, four heads each */
+    plan_of(&g, &made);
+    ck_assert_uint_eq(span->section_heads, 8); /* 4 MiB of K and V per key head: two of them, four heads each */
+    p.s_kv = 65536;
+    plan_of(&g, &made);
+    ck_assert_uint_eq(span->section_heads, 4); /* one key head at least */
     g.config.causal = false;
-    ck_assert_int_eq(attn_sm90_plan(&g, 128, 128, &e, &count, &tiles), ATTN_OK);
-    ck_assert_uint_eq(e.span.section_heads, 1);
+    plan_of(&g, &made);
+    ck_assert_uint_eq(span->section_heads, 1);
+}
+END_TEST
+
+/* The last section has work for all units as long as its longest tile lasts, where there are heads enough. */
+START_TEST(last_section_is_balanced)
+{
+    for (int64_t s = 512; s <= 65536; s *= 2) {
+        attn_problem_t p = problem((uint32_t)(65536 / s), 16, 16, s, s);
+        attn_group_t g = group_of(&p, 1, true);
+        planned_t made;
+        const attn_sm90_span_t *span = &made.spans[0];
+        uint32_t last;
+
+        plan_of(&g, &made);
+        ck_assert_uint_ge(span->sections, 1);
+        last = span->heads - (span->sections - 1) * span->section_heads;
+        ck_assert_uint_le((span->sections - 1) * span->section_heads, span->heads);
+        if (last < span->heads)
+            ck_assert_uint_ge(last * (span->m_blocks + 1) / 2, 132);
+    }
 }
 END_TEST
 
@@ -89,30 +134,73 @@ START_TEST(groups_longest_first_without_empty)
     attn_problem_t p[5] = {problem(1, 2, 2, 100, 100), problem(1, 2, 2, 0, 100), problem(2, 4, 2, 4000, 4000),
                            problem(0, 2, 2, 10, 10), problem(1, 2, 1, 300, 0)};
     attn_group_t g = group_of(p, 5, true);
-    attn_sm90_plan_entry_t e[5];
-    uint32_t count, tiles, at = 0;
+    static const uint32_t order[] = {2, 4, 0}; /* the last two walk one block; the one with more rows comes first */
+    planned_t made;
+    uint32_t at = 0;
 
-    ck_assert_int_eq(attn_sm90_plan(&g, 128, 128, e, &count, &tiles), ATTN_OK);
-    ck_assert_uint_eq(count, 3);
-    ck_assert_uint_eq(e[0].problem, 2);
-    ck_assert_uint_eq(e[1].problem, 0);
-    ck_assert_uint_eq(e[2].problem, 4);
-    for (uint32_t i = 0; i < count; i++) {
-        ck_assert_uint_eq(e[i].span.tile_begin, at);
-        at += e[i].span.m_blocks * e[i].span.heads;
+    plan_of(&g, &made);
+    ck_assert_int_eq(made.status, ATTN_OK);
+    ck_assert_uint_eq(made.plan.problems, 3);
+    ck_assert_uint_eq(made.plan.spans_used, 3);
+    for (uint32_t i = 0; i < 3; i++) {
+        ck_assert_uint_eq(made.entries[i].problem, order[i]);
+        ck_assert_uint_eq(made.spans[i].problem_begin, i);
+        ck_assert_uint_eq(made.spans[i].tile_begin, at);
+        at += made.spans[i].m_blocks * made.spans[i].heads;
     }
-    ck_assert_uint_eq(tiles, at);
+    ck_assert_uint_eq(made.plan.tiles, at);
+}
+END_TEST
+
+/* Problems of one shape are one span wherever they stand in the group, and all their tiles are in it once, the longest
+ * of all before the shorter ones of any. */
+START_TEST(equal_problems_are_scheduled_as_a_batch)
+{
+    attn_problem_t p[5] = {problem(1, 4, 2, 512, 512), problem(1, 4, 2, 700, 700), problem(1, 4, 2, 512, 512),
+                           problem(1, 4, 4, 512, 512), problem(1, 4, 2, 512, 512)};
+    attn_group_t g = group_of(p, 5, true);
+    planned_t made;
+    const attn_sm90_span_t *span = &made.spans[1];
+    unsigned char seen[12 * 4] = {0};
+    uint32_t last = 4;
+
+    plan_of(&g, &made);
+    ck_assert_uint_eq(made.plan.problems, 5);
+    ck_assert_uint_eq(made.plan.spans_used, 3);
+    ck_assert_uint_eq(made.entries[0].problem, 1);
+    ck_assert_uint_eq(made.spans[2].problem_begin, 2);
+    span = &made.spans[made.spans[1].heads == 12 ? 1 : 2];
+    ck_assert_uint_eq(span->heads, 12);
+    ck_assert_uint_eq(span->problem_heads, 4);
+    for (uint32_t t = 0; t < 48; t++) {
+        uint32_t m, head;
+
+        attn_sm90_tile_locate(span, span->tile_begin + t, true, &m, &head);
+        ck_assert_uint_lt(m, 4);
+        ck_assert_uint_lt(head, 12);
+        ck_assert_int_eq(seen[head * 4 + m]++, 0);
+        ck_assert_uint_le(m, last);
+        last = m;
+    }
 }
 END_TEST
 
 START_TEST(too_many_tiles)
 {
-    attn_problem_t p = problem(65536, 1024, 1024, 1 << 20, 1);
-    attn_group_t g = group_of(&p, 1, false);
-    attn_sm90_plan_entry_t e;
-    uint32_t count, tiles;
+    attn_problem_t p[2] = {problem(65536, 1024, 1024, 1 << 20, 1), problem(65536, 1024, 1024, 1 << 10, 1)};
+    attn_group_t g = group_of(p, 1, false);
+    planned_t made;
 
-    ck_assert_int_eq(attn_sm90_plan(&g, 128, 128, &e, &count, &tiles), ATTN_ERR_TOO_LARGE);
+    plan_of(&g, &made);
+    ck_assert_int_eq(made.status, ATTN_ERR_TOO_LARGE);
+    p[0] = p[1];
+    g.count = 1;
+    plan_of(&g, &made);
+    ck_assert_int_eq(made.status, ATTN_OK);
+    p[0].s_q = p[1].s_q = 1 << 11; /* each fits, the sum does not */
+    g.count = 2;
+    plan_of(&g, &made);
+    ck_assert_int_eq(made.status, ATTN_ERR_TOO_LARGE);
 }
 END_TEST
 
@@ -140,7 +228,9 @@ int main(void)
 
     tcase_add_test(tests, every_tile_once);
     tcase_add_test(tests, sections_fit_the_cache);
+    tcase_add_test(tests, last_section_is_balanced);
     tcase_add_test(tests, groups_longest_first_without_empty);
+    tcase_add_test(tests, equal_problems_are_scheduled_as_a_batch);
     tcase_add_test(tests, too_many_tiles);
     tcase_add_test(tests, visible_keys);
     suite_add_tcase(suite, tests);
