@@ -122,14 +122,19 @@ __device__ __forceinline__ void consume_block(Consumer<T> &io, const Mask &mask,
     wgmma_wait<1>();
     hold(s);
     io.release_k();
-    io.shape_scores(mask, block, cap_scale, s);
     if (!T::kTwoP) {
         wgmma_wait<0>();
         hold(o);
         hold(p);
         io.release_v();
     }
-    const uint32_t any = softmax_exp<T>(scale, s, rows.base, sum, p_next);
+    uint32_t any;
+    if (T::kSoftcap && block < mask.first_block) {
+        any = softmax_exp<T, true>(scale, cap_scale, s, rows.base, sum, p_next);
+    } else {
+        io.shape_scores(mask, block, cap_scale, s);
+        any = softmax_exp<T, false>(scale, cap_scale, s, rows.base, sum, p_next);
+    }
     hold(p_next);
     hold(sum);
     if (warp_any((any & kReachedTwo) != 0)) {
@@ -144,7 +149,7 @@ __device__ __forceinline__ void consume_block(Consumer<T> &io, const Mask &mask,
         for (int i = 0; i < T::kOutRegs; ++i) {
             o[i] *= rescale[(i >> 1) & 1];
         }
-        softmax_exp<T>(scale, s, rows.base, sum, p_next);
+        softmax_exp<T, false>(scale, cap_scale, s, rows.base, sum, p_next);
     }
     rows.sum[0] += sum[0];
     rows.sum[1] += sum[1];
@@ -194,7 +199,7 @@ template <class T> __device__ __forceinline__ void consume(typename T::Shared &s
             io.release_k();
             io.shape_scores(mask, block, cap_scale, s);
             softmax_begin<T>(scale, s, rows);
-            softmax_exp<T>(scale, s, rows.base, rows.sum, p);
+            softmax_exp<T, false>(scale, cap_scale, s, rows.base, rows.sum, p);
             fresh = false;
         }
         int accumulate = 0;
@@ -255,7 +260,7 @@ template <class T> __device__ __forceinline__ void consume(typename T::Shared &s
                 io.release_v();
                 epilogue<T>(tile, group, row_in_group, lane, rows, o);
                 release(sm.tile_empty[slot.index]);
-                softmax_exp<T>(next_scale, s, next_rows.base, next_rows.sum, p);
+                softmax_exp<T, false>(next_scale, next_cap_scale, s, next_rows.base, next_rows.sum, p);
                 rows = next_rows;
                 slot = next_slot;
                 continue;

@@ -66,13 +66,13 @@ __device__ __forceinline__ void epilogue(const TileInfo &tile, int group, int ro
             }
         }
     }
-    if (tile.lse != nullptr) {
-        // Lane c = r of a quad writes row r: one store for both.
-        const float sum = c == 0 ? sums[0] : sums[1], base = c == 0 ? rows.base[0] : rows.base[1];
-        const int row = tile.row + group * kRowsPerGroup + row_in_group + 8 * c;
-        if (c < 2 && row < tile.s_q) {
-            tile.lse[row] = sum == 0.f ? -INFINITY : (base + lg2(sum)) * kLn2;
-        }
+    // Lane c = r of a quad writes row r. Computed whether asked for or not, so that no branch keeps it from hiding
+    // under the stores of O.
+    const float sum = c == 0 ? sums[0] : sums[1];
+    const float lse = sum == 0.f ? -INFINITY : ((c == 0 ? rows.base[0] : rows.base[1]) + lg2(sum)) * kLn2;
+    const int row = tile.row + group * kRowsPerGroup + row_in_group + 8 * c;
+    if (tile.lse != nullptr && c < 2 && row < tile.s_q) {
+        tile.lse[row] = lse;
     }
     if (T::kCausal && uniform(spoiled & 0x7fff7fffu) != 0) {
         repair_warp<T>(tile, group, row_in_group, lane, rows.base, sums);

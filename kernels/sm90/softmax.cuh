@@ -43,12 +43,20 @@ __device__ __forceinline__ float quad_sum(float x)
     return x + __shfl_xor_sync(0xffffffffu, x, 2);
 }
 
-// softcap * tanh(score * sm_scale / softcap); the outer factor is part of `scale`.
+// softcap * tanh(score * sm_scale / softcap) of one chunk of 16 keys; the outer factor is part of `scale`.
+template <class T> __device__ __forceinline__ void softcap_chunk(float cap_scale, int chunk, float (&s)[T::kScoreRegs])
+{
+#pragma unroll
+    for (int i = 0; i < 8; ++i) {
+        s[8 * chunk + i] = tanh_approx(s[8 * chunk + i] * cap_scale);
+    }
+}
+
 template <class T> __device__ __forceinline__ void softcap_apply(float cap_scale, float (&s)[T::kScoreRegs])
 {
 #pragma unroll
-    for (int i = 0; i < T::kScoreRegs; ++i) {
-        s[i] = tanh_approx(s[i] * cap_scale);
+    for (int chunk = 0; chunk < T::kKeys / 16; ++chunk) {
+        softcap_chunk<T>(cap_scale, chunk, s);
     }
 }
 
@@ -104,19 +112,27 @@ __device__ __forceinline__ void softmax_raise(float scale, const float (&s)[T::k
 }
 
 // Scores to P, packed as the A operand of wgmma (the accumulator's layout is the operand's, two columns to a
-// register), and this block's sums. Returns the or over all P.
+// register), and this block's sums. Returns the or over all P. kCap: caps the scores on the way.
 //
 // The exponent unit takes 8 clocks per warp and instruction: the rest hides between its operations when it does not
-// wait for one that was just issued, so sums and packing follow a chunk of 16 keys behind.
-template <class T>
-__device__ __forceinline__ uint32_t softmax_exp(float scale, const float (&s)[T::kScoreRegs], const float (&base)[2],
-                                                float (&block_sum)[2], uint32_t (&p)[T::kProbRegs])
+// wait for one that was just issued, so exponentials follow a chunk of 16 keys behind the cap, and sums and packing
+// another one behind.
+template <class T, bool kCap>
+__device__ __forceinline__ uint32_t softmax_exp(float scale, float cap_scale, float (&s)[T::kScoreRegs],
+                                                const float (&base)[2], float (&block_sum)[2],
+                                                uint32_t (&p)[T::kProbRegs])
 {
     constexpr int kChunks = T::kKeys / 16;
     float x[2][8], sum[2][2];
     uint32_t any = 0;
+    if (kCap) {
+        softcap_chunk<T>(cap_scale, 0, s);
+    }
 #pragma unroll
     for (int chunk = 0; chunk <= kChunks; ++chunk) {
+        if (kCap && chunk + 1 < kChunks) {
+            softcap_chunk<T>(cap_scale, chunk + 1, s);
+        }
         if (chunk < kChunks) {
 #pragma unroll
             for (int i = 0; i < 8; ++i) {

@@ -6,6 +6,7 @@
 #include "kernels.cuh"
 #include "unified.h"
 #include "unified_info.h"
+#include "upload.cuh"
 
 using namespace attn_sm90;
 
@@ -213,11 +214,11 @@ attn_status_t configure(const Kernel &kernel, attn_error_t *err)
     return ATTN_OK;
 }
 
-// Layout of the upload, in device memory behind the counter and in the pinned staging: problems, spans. The staging
-// also has the plan's entries, behind.
+// Layout of the upload, in device memory behind the counter and in host memory: problems, spans. Host memory also has
+// the plan's entries, behind; nothing of it is needed once launch() has returned.
 size_t upload_bytes(uint32_t count)
 {
-    return count * (sizeof(ProblemArgs) + sizeof(attn_sm90_span_t));
+    return (count * (sizeof(ProblemArgs) + sizeof(attn_sm90_span_t)) + 15) / 16 * 16;
 }
 
 attn_workspace_size_t workspace(const attn_group_t *group, const attn_device_t *)
@@ -272,7 +273,8 @@ attn_status_t launch(const attn_group_t *group, const attn_exec_t *exec, attn_er
     ProblemArgs *const problems = staged ? reinterpret_cast<ProblemArgs *>(host) : args.problem;
     attn_sm90_plan_t plan = {};
     plan.spans = staged ? reinterpret_cast<attn_sm90_span_t *>(problems + group->count) : args.span;
-    plan.entries = staged ? reinterpret_cast<attn_sm90_plan_entry_t *>(plan.spans + group->count) : inline_entries;
+    plan.entries =
+        staged ? reinterpret_cast<attn_sm90_plan_entry_t *>(host + upload_bytes(group->count)) : inline_entries;
     const uint32_t units = static_cast<uint32_t>(exec->device->units);
     attn_status_t st =
         attn_sm90_plan(group, static_cast<uint32_t>(kernel.rows), static_cast<uint32_t>(kernel.keys), units, &plan);
@@ -304,7 +306,7 @@ attn_status_t launch(const attn_group_t *group, const attn_exec_t *exec, attn_er
     if (staged) {
         args.uploaded = reinterpret_cast<const ProblemArgs *>(device);
         args.uploaded_spans = reinterpret_cast<const attn_sm90_span_t *>(args.uploaded + group->count);
-        rc = cudaMemcpyAsync(device, host, upload_bytes(group->count), cudaMemcpyHostToDevice, stream);
+        rc = upload(device, host, upload_bytes(group->count), stream);
     }
     if (rc == cudaSuccess) {
         cudaLaunchConfig_t launch_config = {};
@@ -312,6 +314,11 @@ attn_status_t launch(const attn_group_t *group, const attn_exec_t *exec, attn_er
         launch_config.blockDim = dim3(static_cast<unsigned>(kernel.threads));
         launch_config.dynamicSmemBytes = kernel.shared_bytes;
         launch_config.stream = stream;
+        cudaLaunchAttribute early = {};
+        early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+        early.val.programmaticStreamSerializationAllowed = 1;
+        launch_config.attrs = &early;
+        launch_config.numAttrs = staged ? 1 : 0; // then the kernel waits for the upload itself
         void *kernel_args[] = {&args};
         rc = cudaLaunchKernelExC(&launch_config, reinterpret_cast<const void *>(kernel.entry), kernel_args);
     }

@@ -22,7 +22,7 @@ __device__ __forceinline__ float ex2(float x)
 __device__ __forceinline__ float lg2(float x)
 {
     float y;
-    asm("lg2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    asm volatile("lg2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
     return y;
 }
 
