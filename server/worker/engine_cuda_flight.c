@@ -342,9 +342,9 @@ attn_status_t attn_cuda_flight_queue(attn_engine_t *engine, attn_cuda_flight_t *
         status = attn_cuda_flight_problems(flight, &queue.group, err);
     if (status != ATTN_OK)
         return status;
-    flight->slices = group->count == 1 && !flight->direct
-                         ? attn_cuda_slices(&group->requests[0], &flight->device[0], queue.slice)
-                         : 1;
+    /* Beside other groups there is enough to overlap with, and a kernel in one piece is the quicker one. */
+    bool lone = group->count == 1 && engine->order.count == 0 && !flight->direct;
+    flight->slices = lone ? attn_cuda_slices(&group->requests[0], &flight->device[0], queue.slice) : 1;
     flight->apart = copies_apart(engine, flight);
     queue.in = flight->apart ? engine->in : engine->compute;
     queue.out = flight->apart ? engine->out : engine->compute;

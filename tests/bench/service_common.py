@@ -83,8 +83,8 @@ class Server:
 def attnd(bin_dir, *flags):
     folder = tempfile.mkdtemp(prefix="attnd-bench-")
     ports = Path(folder) / "ports"
-    return Server([Path(bin_dir) / "attnd", "--http-port", "0", "--port-file", ports, "--metrics-port", "0", "--log-level", "warn", *flags],
-                  port_file=ports)
+    return Server([Path(bin_dir) / "attnd", "--http-port", "0", "--port-file", ports, "--metrics-port", "0", "--log-level", "warn",
+                   *([] if "--socket" in flags else ["--socket", "none"]), *flags], port_file=ports)
 
 
 def torch_service(python, device):
