@@ -161,7 +161,7 @@ typedef struct attn_client_answer {
     uint32_t batch_size; /* requests merged into the launch */
     uint32_t attempts;   /* 1 unless the daemon ran it again after a fault */
     uint64_t queue_us, copy_in_us, copy_out_us, total_us;
-    double kernel_us;
+    double kernel_us; /* of the launch, with all that was merged into it */
 } attn_client_answer_t;
 
 /* Runs one request. Sent again, once, when a connection that had been idle turns out to be closed, or the daemon of a
