@@ -228,6 +228,10 @@ static attn_status_t take_ipc(unix_conn_t *conn, const Attn__V1__CudaIpc *messag
     if (message->bytes == 0 || message->base_offset > UINT64_MAX - message->bytes) {
         return attn_error_set(err, ATTN_ERR_INVALID_ARGUMENT, "the region's size is missing, or its offset too large");
     }
+    if (message->base_offset % UNIX_ALIGNMENT != 0) {
+        return attn_error_set(err, ATTN_ERR_INVALID_ARGUMENT, "base_offset %llu is not a multiple of %u",
+                              (unsigned long long)message->base_offset, UNIX_ALIGNMENT);
+    }
     region->about.kind = ATTN_REGION_IPC;
     region->about.bytes = message->bytes;
     region->about.base = message->base_offset;

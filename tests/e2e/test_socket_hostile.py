@@ -195,6 +195,9 @@ def test_device_memory_where_there_is_none(connect, pbs):
             c.ask(register_event=pbs.RegisterEvent(device=device, handle=bytes(64)))
     with pytest.raises(Refused, match="64 bytes"):
         c.ask(register_region=pbs.RegisterRegion(name="x", access=1, cuda_ipc=pbs.CudaIpc(device="CPU", handle=b"x", bytes=1)))
+    with pytest.raises(Refused, match="multiple of 16"):
+        c.ask(register_region=pbs.RegisterRegion(
+            name="x", access=1, cuda_ipc=pbs.CudaIpc(device="CPU", handle=bytes(64), base_offset=8, bytes=4096)))
     with pytest.raises(Refused, match="event 7 is not known"):
         c.ask(release_event=pbs.ReleaseEvent(id=7))
     os.close(fd)

@@ -262,5 +262,7 @@ const fuzz_entry_t fuzz_entries[] = {
     {"query", run_query, seed_query},
     {"json", run_json, seed_json},
     {"compare_json", run_compare_json, seed_json},
+    {"socket", fuzz_socket_run, fuzz_socket_seed},
+    {"submission", fuzz_submission_run, fuzz_submission_seed},
 };
 const size_t fuzz_entry_count = sizeof fuzz_entries / sizeof fuzz_entries[0];

@@ -17,4 +17,10 @@ typedef struct fuzz_entry {
 extern const fuzz_entry_t fuzz_entries[];
 extern const size_t fuzz_entry_count;
 
+/* entries_local.c: rows of the table. */
+void fuzz_socket_run(const uint8_t *data, size_t size);
+uint8_t *fuzz_socket_seed(unsigned which, size_t *ret_size);
+void fuzz_submission_run(const uint8_t *data, size_t size);
+uint8_t *fuzz_submission_seed(unsigned which, size_t *ret_size);
+
 #endif

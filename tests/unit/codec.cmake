@@ -1,7 +1,7 @@
 # codec: readers and writers of every format; the fuzzed parsers on seeds and mutations; with clang, the libFuzzer program.
 attn_unit_test(test_answer SOURCES unit/codec/test_answer.c LIBRARIES attnd_codec)
 attn_unit_test(test_codec SOURCES unit/codec/test_codec.c LIBRARIES attnd_codec)
-set(ATTN_FUZZ_ENTRIES ${CMAKE_CURRENT_SOURCE_DIR}/fuzz/entries.c)
+set(ATTN_FUZZ_ENTRIES ${CMAKE_CURRENT_SOURCE_DIR}/fuzz/entries.c ${CMAKE_CURRENT_SOURCE_DIR}/fuzz/entries_local.c)
 attn_unit_test(test_codec_fuzz SOURCES unit/codec/test_fuzz.c ${ATTN_FUZZ_ENTRIES} LIBRARIES attnd_codec)
 target_include_directories(test_codec_fuzz PRIVATE ${CMAKE_CURRENT_SOURCE_DIR})
 if(CMAKE_C_COMPILER_ID MATCHES "Clang")
