@@ -10,8 +10,13 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <time.h>
 
+#include "base/clock.h"
+#include "base/fd.h"
 #include "cuda/cuda.h"
+
+enum { UNPIN_REST = 3 };
 
 /* The driver's functions, looked up at run time: this program links the runtime only. */
 typedef struct driver {
@@ -127,6 +132,15 @@ static void host_drop(attn_engine_t *engine, attn_client_region_t *region)
     if (!range)
         return;
     attn_cuda_ranges_unlink(engine->ranges, range);
+    /* Unpinning stalls launches as pinning does: it rests as long, too. */
+    for (uint64_t at = 0; at < range->pinned; at += ATTN_CUDA_PIN_PIECE) {
+        int64_t began = attn_clock_ns();
+        cudaHostUnregister(range->mapped + at);
+        int64_t rest = UNPIN_REST * (attn_clock_ns() - began);
+        if (at + ATTN_CUDA_PIN_PIECE < range->pinned)
+            nanosleep(&(struct timespec){rest / ATTN_NS_PER_S, rest % ATTN_NS_PER_S}, NULL);
+    }
+    range->pinned = 0;
     attn_cuda_range_unpin(range);
     free(range);
 }
@@ -195,6 +209,7 @@ static attn_status_t vmm_add(attn_client_region_t *region, attn_error_t *err)
     if (status == ATTN_OK)
         status = vmm_map(driver, region, handle, err);
     driver->release(handle); /* the mapping keeps the memory */
+    attn_fd_close(&region->fd);
     return status;
 }
 

@@ -323,8 +323,11 @@ static bool copies_apart(const attn_engine_t *engine, const attn_cuda_flight_t *
 {
     uint64_t bytes = 0;
     for (uint32_t i = 0; i < flight->group->count; i++) {
-        const attn_sizes_t *sizes = &flight->group->requests[i].sizes;
-        bytes += sizes->q + sizes->k + sizes->v;
+        const attn_engine_request_t *request = &flight->group->requests[i];
+        const attn_sizes_t *sizes = &request->sizes;
+        bytes += (request->on_device & ATTN_TENSOR_Q ? 0 : sizes->q) +
+                 (request->on_device & ATTN_TENSOR_K ? 0 : sizes->k) +
+                 (request->on_device & ATTN_TENSOR_V ? 0 : sizes->v);
     }
     return flight->slices > 1 || engine->order.count > 0 || bytes > TOGETHER_BYTES;
 }
