@@ -4,15 +4,16 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "http_jobs.h"
 #include "internal.h"
-#include "local.h"
 
 #define IDLE_MAX 16                         /* connections kept for the next calls */
 #define ERROR_BODY_MAX (UINT64_C(64) << 10) /* of an answer of 400 and above; attnd's are below 4 KiB */
 #define TEXT_BODY_MAX (UINT64_C(64) << 20)
 
 struct attn_client {
-    attn_local_t *local; /* of the Unix socket; NULL over HTTP, and then the rest is used */
+    attn_local_t *local;   /* of the Unix socket; NULL over HTTP, and then the rest is used */
+    attn_http_jobs_t jobs; /* has a lock of its own */
     attn_endpoint_t endpoint;
     attn_client_options_t options;
     pthread_mutex_t lock;
@@ -51,6 +52,7 @@ attn_status_t attn_client_open(const char *server, const attn_client_options_t *
         }
     }
     pthread_mutex_init(&client->lock, NULL);
+    attn_http_jobs_init(&client->jobs);
     *ret = client;
     return ATTN_OK;
 }
@@ -58,6 +60,11 @@ attn_status_t attn_client_open(const char *server, const attn_client_options_t *
 attn_local_t *attn_client_local(attn_client_t *client)
 {
     return client->local;
+}
+
+attn_http_jobs_t *attn_client_http_jobs(attn_client_t *client)
+{
+    return &client->jobs;
 }
 
 attn_local_t *attn_local_of(attn_client_t *client, const char *what, attn_client_error_t *err)
@@ -74,6 +81,7 @@ void attn_client_close(attn_client_t *client)
     if (client == NULL) {
         return;
     }
+    attn_http_jobs_close(&client->jobs);
     for (uint32_t i = 0; i < client->idle_count; i++) {
         attn_conn_close(client->idle[i]);
     }

@@ -11,6 +11,7 @@
 
 /* The client's connection over the Unix socket; NULL when it is one over HTTP. */
 struct attn_local *attn_client_local(attn_client_t *client);
+struct attn_http_jobs *attn_client_http_jobs(attn_client_t *client);
 
 /* Makes a call and reads the head of its answer, on a pooled connection or a new one. An answer of 400 and above is
  * read and becomes *err. On success the caller reads the body from *ret_conn and then hands it to

@@ -12,11 +12,11 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "local.h"
+#include "http_jobs.h"
 
 #define FOREVER_NS INT64_C(3600000000000)
 
-static void list_append(attn_job_list_t *list, attn_job_t *job)
+void attn_job_list_append(attn_job_list_t *list, attn_job_t *job)
 {
     job->next = NULL;
     job->previous = list->last;
@@ -24,7 +24,7 @@ static void list_append(attn_job_list_t *list, attn_job_t *job)
     list->last = job;
 }
 
-static void list_remove(attn_job_list_t *list, attn_job_t *job)
+void attn_job_list_remove(attn_job_list_t *list, attn_job_t *job)
 {
     *(job->previous != NULL ? &job->previous->next : &list->first) = job->next;
     *(job->next != NULL ? &job->next->previous : &list->last) = job->previous;
@@ -40,7 +40,7 @@ attn_status_t attn_jobs_init(attn_local_t *local, attn_client_error_t *err)
     }
     for (uint32_t i = 0; i < local->job_count; i++) {
         local->jobs[i].local = local;
-        list_append(&local->free, &local->jobs[i]);
+        attn_job_list_append(&local->free, &local->jobs[i]);
     }
     return ATTN_OK;
 }
@@ -51,7 +51,7 @@ attn_job_t *attn_job_take(attn_local_t *local, attn_job_kind_t kind)
     if (job == NULL) {
         return NULL;
     }
-    list_remove(&local->free, job);
+    attn_job_list_remove(&local->free, job);
     job->kind = kind;
     job->tag = ++local->serial << 16 | (uint64_t)(job - local->jobs);
     job->by_ring = job->listed = job->waited = false;
@@ -65,7 +65,7 @@ attn_job_t *attn_job_take(attn_local_t *local, attn_job_kind_t kind)
 void attn_job_unlist(attn_job_t *job)
 {
     if (job->listed) {
-        list_remove(&job->local->finished, job);
+        attn_job_list_remove(&job->local->finished, job);
         job->listed = false;
     }
 }
@@ -83,7 +83,7 @@ void attn_job_put(attn_job_t *job)
     }
     job->fd_count = 0;
     job->kind = ATTN_JOB_FREE;
-    list_append(&local->free, job);
+    attn_job_list_append(&local->free, job);
 }
 
 static void word_wake(attn_job_t *job)
@@ -102,7 +102,7 @@ void attn_job_end(attn_job_t *job)
     *(job->by_ring ? &local->in_ring : &local->by_message) -= 1;
     bool follows = job->waited && is_follower(job);
     if (follows) {
-        list_remove(&local->followers, job);
+        attn_job_list_remove(&local->followers, job);
     }
     if (job->kind == ATTN_JOB_DISCARD) {
         attn_job_put(job);
@@ -114,7 +114,7 @@ void attn_job_end(attn_job_t *job)
     }
     if (job->kind == ATTN_JOB_RUN && !job->waited) {
         job->listed = true;
-        list_append(&local->finished, job);
+        attn_job_list_append(&local->finished, job);
         pthread_cond_broadcast(&local->moved);
         if (local->event_fd >= 0) {
             eventfd_write(local->event_fd, 1);
@@ -215,12 +215,12 @@ static void follow(attn_local_t *local, attn_job_t *job, int64_t until_ns)
     int64_t left = until_ns - attn_now_ns();
     struct timespec timeout = {left > 0 ? left / 1000000000 : 0, left > 0 ? left % 1000000000 : 0};
     atomic_store_explicit(&job->word, ATTN_JOB_PENDING, memory_order_relaxed);
-    list_append(&local->followers, job);
+    attn_job_list_append(&local->followers, job);
     pthread_mutex_unlock(&local->lock);
     syscall(SYS_futex, &job->word, FUTEX_WAIT | FUTEX_PRIVATE_FLAG, ATTN_JOB_PENDING, &timeout, NULL, 0);
     pthread_mutex_lock(&local->lock);
     if (atomic_load_explicit(&job->word, memory_order_relaxed) != ATTN_JOB_DONE) {
-        list_remove(&local->followers, job); /* one that ended was taken out */
+        attn_job_list_remove(&local->followers, job); /* one that ended was taken out */
     }
 }
 
@@ -306,16 +306,8 @@ void *attn_job_user(const attn_job_t *job)
     return job->user;
 }
 
-attn_status_t attn_job_wait(attn_job_t *job, int timeout_ms, attn_client_answer_t *ret, attn_client_error_t *err)
+attn_status_t attn_job_result(const attn_job_t *job, attn_client_answer_t *ret, attn_client_error_t *err)
 {
-    int64_t wait_ns = timeout_ms < 0 ? FOREVER_NS : timeout_ms * INT64_C(1000000);
-    bool done;
-    do {
-        done = attn_job_until(job, attn_now_ns() + wait_ns);
-    } while (!done && timeout_ms < 0);
-    if (!done) {
-        return attn_client_fail(err, ATTN_ERR_TIMEOUT, "the request has not ended within %d ms", timeout_ms);
-    }
     if (job->status == ATTN_OK && ret != NULL) {
         *ret = job->answer;
     } else if (job->status != ATTN_OK && err != NULL) {
@@ -324,12 +316,28 @@ attn_status_t attn_job_wait(attn_job_t *job, int timeout_ms, attn_client_answer_
     return job->status;
 }
 
+attn_status_t attn_job_wait(attn_job_t *job, int timeout_ms, attn_client_answer_t *ret, attn_client_error_t *err)
+{
+    if (job->local == NULL) {
+        return attn_http_job_wait(job, timeout_ms, ret, err);
+    }
+    int64_t wait_ns = timeout_ms < 0 ? FOREVER_NS : timeout_ms * INT64_C(1000000);
+    bool done;
+    do {
+        done = attn_job_until(job, attn_now_ns() + wait_ns);
+    } while (!done && timeout_ms < 0);
+    if (!done) {
+        return attn_client_fail(err, ATTN_ERR_TIMEOUT, "the request has not ended within %d ms", timeout_ms);
+    }
+    return attn_job_result(job, ret, err);
+}
+
 attn_job_t *attn_client_next(attn_client_t *client, int64_t timeout_us)
 {
-    attn_local_t *local = attn_local_of(client, "waiting", NULL);
+    attn_local_t *local = attn_client_local(client);
     int64_t until = attn_now_ns() + (timeout_us >= 0 ? timeout_us * 1000 : FOREVER_NS);
     if (local == NULL) {
-        return NULL;
+        return attn_http_next(attn_client_http_jobs(client), timeout_us);
     }
     pthread_mutex_lock(&local->lock);
     while (local->finished.first == NULL && local->connected && local->in_ring + local->by_message > 0 &&
@@ -348,6 +356,10 @@ void attn_job_cancel(attn_job_t *job)
 {
     attn_local_t *local = job->local;
     attn_job_t *ignored;
+    if (local == NULL) {
+        attn_http_job_cancel(job);
+        return;
+    }
     pthread_mutex_lock(&local->lock);
     if (atomic_load_explicit(&job->word, memory_order_relaxed) != ATTN_JOB_DONE && local->connected) {
         if (job->by_ring) { /* where the ring is full the job simply runs to its end */
@@ -371,6 +383,10 @@ void attn_job_free(attn_job_t *job)
         return;
     }
     attn_local_t *local = job->local;
+    if (local == NULL) {
+        attn_http_job_free(job);
+        return;
+    }
     if (!attn_job_until(job, 0)) {
         attn_job_cancel(job);
         while (!attn_job_until(job, attn_now_ns() + FOREVER_NS)) {

@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "base/cpus.h"
+#include "http_jobs.h"
 
 #define RING_ENTRIES 128
 #define SPIN_US 50      /* a wake-up takes 20 to 60 us */
@@ -168,9 +169,9 @@ attn_status_t attn_local_probe(attn_local_t *local, attn_client_health_t *ret, a
 
 int attn_client_poll_fd(attn_client_t *client, attn_client_error_t *err)
 {
-    attn_local_t *local = attn_local_of(client, "a descriptor to poll", err);
+    attn_local_t *local = attn_client_local(client);
     if (local == NULL) {
-        return -1;
+        return attn_http_poll_fd(attn_client_http_jobs(client), err);
     }
     pthread_mutex_lock(&local->lock);
     if (local->poll_fd < 0) {
@@ -195,10 +196,10 @@ int attn_client_poll_fd(attn_client_t *client, attn_client_error_t *err)
 
 attn_job_t *attn_client_poll(attn_client_t *client)
 {
-    attn_local_t *local = attn_local_of(client, "polling", NULL);
+    attn_local_t *local = attn_client_local(client);
     attn_job_t *job = NULL;
     if (local == NULL) {
-        return NULL;
+        return attn_http_next(attn_client_http_jobs(client), 0);
     }
     pthread_mutex_lock(&local->lock);
     for (bool again = true; again && local->finished.first == NULL;) {
@@ -225,10 +226,11 @@ attn_job_t *attn_client_poll(attn_client_t *client)
 
 attn_status_t attn_client_ping(attn_client_t *client, attn_client_error_t *err)
 {
-    attn_local_t *local = attn_local_of(client, "a ping", err);
+    attn_local_t *local = attn_client_local(client);
     attn_job_t *job = NULL;
+    attn_client_health_t health;
     if (local == NULL) {
-        return ATTN_ERR_UNIMPLEMENTED;
+        return attn_client_health(client, &health, err);
     }
     pthread_mutex_lock(&local->lock);
     attn_status_t status = attn_local_connect(local, err);

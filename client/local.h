@@ -22,7 +22,7 @@ typedef enum attn_job_kind {
 } attn_job_kind_t;
 
 struct attn_job {
-    attn_local_t *local;
+    attn_local_t *local;   /* NULL: over HTTP (http_jobs.h), and then tag and by_ring are not used */
     uint64_t tag;          /* serial << 16 | index; never 0 */
     _Atomic uint32_t word; /* any thread */
     attn_job_kind_t kind;
@@ -45,7 +45,8 @@ typedef struct attn_job_list {
 
 struct attn_region {
     attn_region_t *next;
-    attn_local_t *local; /* NULL never */
+    attn_local_t *local;         /* NULL: of a client over HTTP */
+    struct attn_http_jobs *http; /* and then this keeps it */
     char name[24];
     Attn__V1__RegionAccess access;
     Attn__V1__RegisterRegion__MemoryCase kind;
@@ -110,6 +111,10 @@ attn_status_t attn_local_probe(attn_local_t *local, attn_client_health_t *ret, a
 /* ---- jobs (job.c) ---- */
 
 attn_status_t attn_jobs_init(attn_local_t *local, attn_client_error_t *err);
+void attn_job_list_append(attn_job_list_t *list, attn_job_t *job);
+void attn_job_list_remove(attn_job_list_t *list, attn_job_t *job);
+/* Of a job that is done. */
+attn_status_t attn_job_result(const attn_job_t *job, attn_client_answer_t *ret, attn_client_error_t *err);
 /* Lock held: a job with a tag, or NULL when there is none left. */
 attn_job_t *attn_job_take(attn_local_t *local, attn_job_kind_t kind);
 /* Lock held: back to the free ones. */
@@ -147,8 +152,8 @@ attn_status_t attn_regions_register(attn_local_t *local, attn_client_error_t *er
 void attn_regions_forget(attn_local_t *local);                                     /* at close: unmaps and frees all */
 attn_status_t attn_events_register(attn_local_t *local, attn_client_error_t *err); /* (event.c) the same for events */
 void attn_events_forget(attn_local_t *local);
-attn_status_t attn_local_allocate(attn_local_t *local, uint64_t bytes, bool by_daemon, attn_region_t **ret,
-                                  attn_client_error_t *err);
+/* Host memory for a stage. */
+attn_status_t attn_local_allocate(attn_local_t *local, uint64_t bytes, attn_region_t **ret, attn_client_error_t *err);
 /* Lock held: the region that holds the address; NULL when there is none. */
 attn_region_t *attn_region_find(attn_local_t *local, const void *address);
 

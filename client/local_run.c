@@ -89,7 +89,7 @@ static attn_status_t stage_take(attn_local_t *local, uint64_t bytes, attn_stage_
     while (size < bytes && size < UINT64_C(1) << 28) {
         size *= 2;
     }
-    attn_status_t status = attn_local_allocate(local, size > bytes ? size : bytes, false, &stage->region, err);
+    attn_status_t status = attn_local_allocate(local, size > bytes ? size : bytes, &stage->region, err);
     if (status != ATTN_OK) {
         free(stage);
         return status;

@@ -2,7 +2,7 @@
  * owns nothing. */
 #include <string.h>
 
-#include "local.h"
+#include "http_jobs.h"
 
 enum { PLACE_Q, PLACE_K, PLACE_V, PLACE_O, PLACE_LSE, PLACE_COUNT };
 
@@ -209,9 +209,9 @@ attn_status_t attn_local_submit(attn_local_t *local, const attn_client_request_t
 attn_status_t attn_client_submit(attn_client_t *client, const attn_client_request_t *request, void *user,
                                  attn_job_t **ret, attn_client_error_t *err)
 {
-    attn_local_t *local = attn_local_of(client, "a request that is not waited for", err);
+    attn_local_t *local = attn_client_local(client);
     if (local == NULL) {
-        return ATTN_ERR_UNIMPLEMENTED;
+        return attn_http_submit(client, request, user, ret, err);
     }
     pthread_mutex_lock(&local->lock);
     attn_status_t status = attn_local_submit(local, request, false, user, ret, err);

@@ -8,7 +8,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "local.h"
+#include "http_jobs.h"
 
 /* The message that registers a region, with all that it points to. It must not move. */
 typedef struct region_message {
@@ -122,9 +122,9 @@ attn_region_t *attn_region_find(attn_local_t *local, const void *address)
     return NULL;
 }
 
-static void region_unlink(attn_local_t *local, attn_region_t *region)
+static void region_unlink(attn_region_t **list, attn_region_t *region)
 {
-    attn_region_t **at = &local->regions;
+    attn_region_t **at = list;
     while (*at != region) {
         at = &(*at)->next;
     }
@@ -196,7 +196,7 @@ static attn_status_t region_register(attn_local_t *local, attn_region_t *region,
     } else if (region->id != 0) {
         status = ATTN_OK; /* that connection ended, and a new one has registered it already */
     } else {
-        region_unlink(local, region);
+        region_unlink(&local->regions, region);
     }
     pthread_mutex_unlock(&local->lock);
     if (answer != NULL) {
@@ -209,6 +209,22 @@ static attn_status_t region_register(attn_local_t *local, attn_region_t *region,
         }
         return status;
     }
+    *ret = region;
+    return ATTN_OK;
+}
+
+/* Registers it, or, over HTTP, where nobody is to be told, keeps it for the client's end. */
+static attn_status_t region_offer(attn_client_t *client, attn_region_t *region, attn_region_t **ret,
+                                  attn_client_error_t *err)
+{
+    if (region->local != NULL) {
+        return region_register(region->local, region, ret, err);
+    }
+    region->http = attn_client_http_jobs(client);
+    pthread_mutex_lock(&region->http->lock);
+    region->next = region->http->regions;
+    region->http->regions = region;
+    pthread_mutex_unlock(&region->http->lock);
     *ret = region;
     return ATTN_OK;
 }
@@ -228,8 +244,9 @@ static attn_status_t memfd_make(attn_region_t *region, attn_client_error_t *err)
     return region_map(region, err);
 }
 
-attn_status_t attn_local_allocate(attn_local_t *local, uint64_t bytes, bool by_daemon, attn_region_t **ret,
-                                  attn_client_error_t *err)
+/* Host memory of ours, or, `by_daemon`, a place for it, not registered yet. */
+static attn_status_t host_make(attn_local_t *local, uint64_t bytes, bool by_daemon, attn_region_t **ret,
+                               attn_client_error_t *err)
 {
     const uint64_t page = 4096;
     if (bytes == 0 || bytes > INT64_MAX - page) {
@@ -247,14 +264,24 @@ attn_status_t attn_local_allocate(attn_local_t *local, uint64_t bytes, bool by_d
         region_free(region);
         return status;
     }
-    return region_register(local, region, ret, err);
+    *ret = region;
+    return ATTN_OK;
+}
+
+attn_status_t attn_local_allocate(attn_local_t *local, uint64_t bytes, attn_region_t **ret, attn_client_error_t *err)
+{
+    attn_region_t *region = NULL;
+    attn_status_t status = host_make(local, bytes, false, &region, err);
+    return status == ATTN_OK ? region_register(local, region, ret, err) : status;
 }
 
 attn_status_t attn_region_allocate(attn_client_t *client, uint64_t bytes, bool by_daemon, attn_region_t **ret,
                                    attn_client_error_t *err)
 {
-    attn_local_t *local = attn_local_of(client, "shared memory", err);
-    return local != NULL ? attn_local_allocate(local, bytes, by_daemon, ret, err) : ATTN_ERR_UNIMPLEMENTED;
+    attn_local_t *local = attn_client_local(client);
+    attn_region_t *region = NULL;
+    attn_status_t status = host_make(local, bytes, by_daemon && local != NULL, &region, err);
+    return status == ATTN_OK ? region_offer(client, region, ret, err) : status;
 }
 
 static attn_status_t access_set(attn_region_t *region, attn_region_access_t access, attn_client_error_t *err)
@@ -278,11 +305,11 @@ static attn_status_t fd_take(attn_region_t *region, int fd, attn_client_error_t 
 attn_status_t attn_region_import_memfd(attn_client_t *client, int fd, attn_region_access_t access, attn_region_t **ret,
                                        attn_client_error_t *err)
 {
-    attn_local_t *local = attn_local_of(client, "shared memory", err);
-    attn_region_t *region = local != NULL ? region_new(local, err) : NULL;
+    attn_local_t *local = attn_client_local(client);
+    attn_region_t *region = region_new(local, err);
     struct stat about;
     if (region == NULL) {
-        return local != NULL ? ATTN_ERR_NO_MEMORY : ATTN_ERR_UNIMPLEMENTED;
+        return ATTN_ERR_NO_MEMORY;
     }
     attn_status_t status = access_set(region, access, err);
     if (status == ATTN_OK) {
@@ -299,7 +326,7 @@ attn_status_t attn_region_import_memfd(attn_client_t *client, int fd, attn_regio
         region_free(region);
         return status;
     }
-    return region_register(local, region, ret, err);
+    return region_offer(client, region, ret, err);
 }
 
 /* What both kinds of CUDA memory share. */
@@ -329,7 +356,7 @@ static attn_status_t cuda_region(attn_local_t *local, const char *device, void *
 attn_status_t attn_region_import_cuda_fd(attn_client_t *client, int fd, const char *device, void *base, uint64_t bytes,
                                          attn_region_access_t access, attn_region_t **ret, attn_client_error_t *err)
 {
-    attn_local_t *local = attn_local_of(client, "shared memory", err);
+    attn_local_t *local = attn_local_of(client, "CUDA memory", err);
     attn_region_t *region = NULL;
     if (local == NULL) {
         return ATTN_ERR_UNIMPLEMENTED;
@@ -351,7 +378,7 @@ attn_status_t attn_region_import_cuda_ipc(attn_client_t *client, const void *han
                                           uint64_t base_offset, uint64_t bytes, attn_region_access_t access,
                                           attn_region_t **ret, attn_client_error_t *err)
 {
-    attn_local_t *local = attn_local_of(client, "shared memory", err);
+    attn_local_t *local = attn_local_of(client, "CUDA memory", err);
     attn_region_t *region = NULL;
     if (local == NULL) {
         return ATTN_ERR_UNIMPLEMENTED;
@@ -382,12 +409,19 @@ void attn_region_release(attn_region_t *region)
         return;
     }
     attn_local_t *local = region->local;
+    if (local == NULL) {
+        pthread_mutex_lock(&region->http->lock);
+        region_unlink(&region->http->regions, region);
+        pthread_mutex_unlock(&region->http->lock);
+        region_free(region);
+        return;
+    }
     Attn__V1__ReleaseRegion release = ATTN__V1__RELEASE_REGION__INIT;
     Attn__V1__SocketRequest request = ATTN__V1__SOCKET_REQUEST__INIT;
     Attn__V1__SocketAnswer *answer = NULL;
     int fds[ATTN_LINK_FDS], fd_count = 0;
     pthread_mutex_lock(&local->lock);
-    region_unlink(local, region);
+    region_unlink(&local->regions, region);
     bool known = local->connected && region->id != 0;
     pthread_mutex_unlock(&local->lock);
     request.what_case = ATTN__V1__SOCKET_REQUEST__WHAT_RELEASE_REGION;

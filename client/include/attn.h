@@ -91,7 +91,7 @@ typedef struct attn_client_progress {
     void *arg;
 } attn_client_progress_t;
 
-/* ---- memory shared with the daemon (unix: only) -------------------------------------------------------- */
+/* ---- memory shared with the daemon -------------------------------------------------------- */
 
 typedef struct attn_region attn_region_t;
 typedef struct attn_event attn_event_t;
@@ -100,7 +100,7 @@ typedef enum attn_region_access { ATTN_REGION_READ = 1, ATTN_REGION_READ_WRITE =
 /* Host memory for tensors, mapped readable and writable, page-aligned, zeroed. `by_daemon`: the daemon makes the memfd
  * and accounts for it; else this process does. Registering takes the daemon's device 54 to 214 ms per GiB, in the
  * background of what it serves: allocate once. Errors: the server's (TOO_LARGE, UNAVAILABLE by quota), NO_MEMORY,
- * CONNECTION, SYSTEM; over HTTP UNIMPLEMENTED, like everything here. */
+ * CONNECTION, SYSTEM. Over HTTP it is ordinary memory, so that a program is the same over either door. */
 attn_status_t attn_region_allocate(attn_client_t *client, uint64_t bytes, bool by_daemon, attn_region_t **ret,
                                    attn_client_error_t *err);
 
@@ -110,11 +110,11 @@ attn_status_t attn_region_allocate(attn_client_t *client, uint64_t bytes, bool b
 attn_status_t attn_region_import_memfd(attn_client_t *client, int fd, attn_region_access_t access, attn_region_t **ret,
                                        attn_client_error_t *err);
 
-/* CUDA memory of the caller's, used in place by the kernel. `device` is the GPU's UUID ("GPU-…"), `base` the pointer by
- * which the caller's requests will name it.
- * cuda_fd: a descriptor from cuMemExportToShareableHandle(CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR) and the size of the
- * allocation; duplicated. cuda_ipc: a cudaIpcMemHandle_t (64 bytes); the region is `bytes` from `base`, which lies
- * `base_offset` bytes behind the start of its allocation (cuMemGetAddressRange). */
+/* CUDA memory of the caller's, used in place by the kernel; over HTTP UNIMPLEMENTED, as are events. `device` is the
+ * GPU's UUID ("GPU-…"), `base` the pointer by which the caller's requests will name it. cuda_fd: a descriptor from
+ * cuMemExportToShareableHandle(CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR) and the size of the allocation; duplicated.
+ * cuda_ipc: a cudaIpcMemHandle_t (64 bytes); the region is `bytes` from `base`, which lies `base_offset` bytes behind
+ * the start of its allocation (cuMemGetAddressRange). */
 attn_status_t attn_region_import_cuda_fd(attn_client_t *client, int fd, const char *device, void *base, uint64_t bytes,
                                          attn_region_access_t access, attn_region_t **ret, attn_client_error_t *err);
 attn_status_t attn_region_import_cuda_ipc(attn_client_t *client, const void *handle, const char *device, void *base,
@@ -175,13 +175,14 @@ attn_status_t attn_client_run(attn_client_t *client, const attn_client_request_t
 
 /* Bytes of each tensor of a request: attn_spec_measure() in attn/spec.h. */
 
-/* ---- requests that are not waited for (unix: only) ------------------------------------------------------ */
+/* ---- requests that are not waited for ------------------------------------------------------ */
 
 typedef struct attn_job attn_job_t;
 
-/* Begins a request and returns. All its tensors lie in regions (cu_seqlens may lie anywhere), at addresses that are
- * multiples of 16 within them, and stay alone until the job has ended. What the request points to otherwise is copied.
- * Errors: INVALID_ARGUMENT and TOO_LARGE for what this side can see; UNAVAILABLE when as many requests as the
+/* Begins a request and returns. Its tensors stay alone until the job has ended; what it points to otherwise is copied.
+ * Over the Unix socket the tensors lie in regions (cu_seqlens may lie anywhere), at offsets that are multiples of 16.
+ * Over HTTP they may lie anywhere, and each job takes a thread and a connection of the library while it lasts, at most
+ * 256. Errors: INVALID_ARGUMENT and TOO_LARGE for what this side can see; UNAVAILABLE when as many requests as the
  * connection holds are in flight; CONNECTION. What the daemon says comes with the job. */
 attn_status_t attn_client_submit(attn_client_t *client, const attn_client_request_t *request, void *user,
                                  attn_job_t **ret, attn_client_error_t *err);
@@ -207,7 +208,7 @@ attn_job_t *attn_client_poll(attn_client_t *client);
 /* The same, but waits for one at most timeout_us (-1 = for ever); NULL when the time is up, or nothing is in flight. */
 attn_job_t *attn_client_next(attn_client_t *client, int64_t timeout_us);
 
-/* A round trip that does nothing. */
+/* A round trip that does nothing (over HTTP: asks for the daemon's health). */
 attn_status_t attn_client_ping(attn_client_t *client, attn_client_error_t *err);
 
 /* ---- comparing variants --------------------------------------------------------------------------------- */

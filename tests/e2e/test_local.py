@@ -156,27 +156,44 @@ def readme_program():
     return block
 
 
-def test_the_program_of_the_readme(door, tmp_path):
+def program_build(source, program):
     if not (BUILD / "lib" / "libattn.so.0").exists():
         pytest.skip(f"no libattn.so.0 in {BUILD / 'lib'}")
-    source, program = tmp_path / "attention.c", tmp_path / "attention"
-    source.write_text(readme_program())
-    sanitize = [f"-fsanitize={os.environ['ATTN_SANITIZED']}"] if os.environ.get("ATTN_SANITIZED") else []
+    sanitize = ["-fsanitize=address,undefined"] if os.environ.get("ATTN_SANITIZED") == "address" else []
     subprocess.run([os.environ.get("CC", "cc"), "-std=c11", "-Wall", "-Wextra", "-Werror", *sanitize, f"-I{ROOT}/client/include",
                     f"-I{ROOT}/kernels/include", "-o", program, source, f"-L{BUILD}/lib", "-lattn", f"-Wl,-rpath,{BUILD}/lib"],
                    check=True, timeout=60)
-    done = subprocess.run([program, f"unix:{door.socket}"], capture_output=True, text=True, timeout=30 * SLOW)
-    assert done.returncode == 0 and done.stdout.startswith("cpu on CPU"), done
-    assert done.stdout.rstrip().endswith("o[0] = 2"), done  # row 0 sees key 0 alone: the first value of v
+
+
+def addresses(door):
+    return f"unix:{door.socket}", door.url
+
+
+def test_the_program_of_the_readme(door, tmp_path):
+    source, program = tmp_path / "attention.c", tmp_path / "attention"
+    source.write_text(readme_program())
+    program_build(source, program)
+    for address in addresses(door):
+        done = subprocess.run([program, address], capture_output=True, text=True, timeout=30 * SLOW)
+        assert done.returncode == 0 and done.stdout.startswith("cpu on CPU"), done
+        assert done.stdout.rstrip().endswith("o[0] = 2"), done  # row 0 sees key 0 alone: the first value of v
     assert subprocess.run([program, "unix:/none"], capture_output=True, timeout=30).returncode == 1
+
+
+def test_jobs_over_either_door(door, tmp_path):
+    program_build(ROOT / "tests/e2e/jobs_client.c", tmp_path / "jobs")
+    for address in addresses(door):
+        done = subprocess.run([tmp_path / "jobs", address], capture_output=True, text=True, timeout=60 * SLOW)
+        assert done.returncode == 0 and done.stdout.strip() == str(7 * 24), done
 
 
 @pytest.mark.heavy
 def test_the_pytorch_example(door):
     pytest.importorskip("torch", reason="PyTorch is not installed")
-    done = subprocess.run([sys.executable, ROOT / "client/examples/attention.py", f"unix:{door.socket}", "--lib", BUILD / "lib/libattn.so.0"],
-                          capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0 and done.stdout.startswith("cpu on CPU"), done
+    for address in addresses(door):
+        done = subprocess.run([sys.executable, ROOT / "client/examples/attention.py", address, "--lib", BUILD / "lib/libattn.so.0"],
+                              capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0 and done.stdout.startswith("cpu on CPU"), done
 
 
 @pytest.mark.heavy

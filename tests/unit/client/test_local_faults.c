@@ -140,7 +140,10 @@ START_TEST(test_addresses)
     ck_assert_int_eq(attn_client_open(local_address, &options, &client, &error), ATTN_ERR_INVALID_ARGUMENT);
     ck_assert_int_eq(attn_client_open("http://127.0.0.1:1", NULL, &client, &error), ATTN_OK);
     attn_region_t *region;
-    ck_assert_int_eq(attn_region_allocate(client, 1, false, &region, &error), ATTN_ERR_UNIMPLEMENTED);
+    uint8_t handle[64] = {0};
+    ck_assert_int_eq(
+        attn_region_import_cuda_ipc(client, handle, "GPU-x", handle, 0, 64, ATTN_REGION_READ, &region, &error),
+        ATTN_ERR_UNIMPLEMENTED);
     ck_assert_ptr_nonnull(strstr(error.error.message, "unix:/PATH"));
 }
 END_TEST
