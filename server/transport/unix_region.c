@@ -121,9 +121,7 @@ static attn_status_t take_device(const attn_unix_t *door, const char *device, at
             continue;
         }
         status = ATTN_OK;
-        if (known->kind != ATTN_DEVICE_CUDA) {
-            status = attn_error_set(err, ATTN_ERR_FAILED_PRECONDITION, "device %s has no CUDA memory", known->uuid);
-        } else if (view->devices[i].state == ATTN_DEVICE_LOST) {
+        if (view->devices[i].state == ATTN_DEVICE_LOST) {
             status = attn_error_set(err, ATTN_ERR_UNAVAILABLE, "device %s is lost", known->uuid);
         }
         memcpy(about->device, known->uuid, sizeof about->device);

@@ -1,9 +1,17 @@
 /* worker/engine_null.c: the engine that does nothing: every variant exists and leaves the outputs as they are. For
- * measuring and testing what lies in front of an engine. Main thread; owns nothing but itself. */
+ * measuring and testing what lies in front of an engine. Main thread; owns nothing but itself.
+ *
+ * It has device memory and events of clients too, of its own making, so that doors can be tested with them: the first
+ * eight bytes of a handle are a time of CLOCK_MONOTONIC in nanoseconds. An event is reached from then on; memory is
+ * gone from then on, or never when it is 0. */
 #include "worker/engine.h"
 
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "base/clock.h"
 
 struct attn_engine {
     attn_engine_setup_t setup;
@@ -47,5 +55,46 @@ static attn_engine_group_t *null_poll(attn_engine_t *engine)
     return attn_engine_queue_take(&engine->queue);
 }
 
+static int64_t handle_ns(const attn_client_region_t *region)
+{
+    int64_t ns;
+    memcpy(&ns, region->about.handle, sizeof ns);
+    return ns;
+}
+
+static attn_status_t null_memory_add(attn_engine_t *engine, attn_client_region_t *region, attn_error_t *err)
+{
+    if (region->about.kind == ATTN_REGION_VMM)
+        return attn_error_set(err, ATTN_ERR_FAILED_PRECONDITION, "the null engine imports handles only");
+    if (region->about.kind != ATTN_REGION_IPC)
+        return ATTN_OK;
+    if (handle_ns(region) != 0 && attn_clock_ns() >= handle_ns(region))
+        return attn_error_set(err, ATTN_ERR_INVALID_ARGUMENT, "the memory's process is gone");
+    void *map = mmap(NULL, region->about.bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (map == MAP_FAILED)
+        return attn_error_set(err, ATTN_ERR_NO_MEMORY, "no addresses for %llu bytes",
+                              (unsigned long long)region->about.bytes);
+    region->device = map;
+    return ATTN_OK;
+}
+
+static attn_status_t null_event_ready(attn_engine_t *engine, attn_client_region_t *event, bool *ret, attn_error_t *err)
+{
+    *ret = attn_clock_ns() >= handle_ns(event);
+    return ATTN_OK;
+}
+
+static void null_memory_drop(attn_engine_t *engine, attn_client_region_t *region)
+{
+    if (region->device)
+        munmap(region->device, region->about.bytes);
+}
+
 const attn_engine_ops_t attn_engine_null = {
-    .name = "null", .open = null_open, .close = null_close, .has = null_has, .submit = null_submit, .poll = null_poll};
+    .name = "null",
+    .open = null_open,
+    .close = null_close,
+    .has = null_has,
+    .submit = null_submit,
+    .poll = null_poll,
+    .client_memory = {.add = null_memory_add, .ready = null_event_ready, .drop = null_memory_drop}};
