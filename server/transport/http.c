@@ -56,13 +56,16 @@ static attn_status_t listen_on(const char *bind_to, uint16_t port, int *ret_fd, 
 static attn_status_t door_open(http_door_t *door, uint16_t port, attn_error_t *err)
 {
     attn_status_t status = listen_on(door->front->options->bind, port, &door->listen_fd, &door->port, err);
-    return status == ATTN_OK ? http_loops_start(door, err) : status;
+    if (status == ATTN_OK) {
+        status = http_loops_start(door, err);
+    }
+    return status == ATTN_OK ? http_accept_begin(door, err) : status;
 }
 
 static void door_close(http_door_t *door)
 {
+    http_accept_end(door);
     http_loops_stop(door);
-    attn_fd_close(&door->listen_fd);
 }
 
 attn_status_t attn_http_start(attn_front_t *front, attn_http_t **ret, attn_error_t *err)
@@ -127,8 +130,7 @@ void attn_http_drain_refuse(attn_http_t *http)
 {
     atomic_store(&http->draining, true);
     atomic_store(&http->refusing, true);
-    http_loops_quiesce(&http->main);
-    attn_fd_close(&http->main.listen_fd); /* connecting is refused from here on */
+    http_accept_end(&http->main);
     http_watch_refuse_bodies(http);
 }
 

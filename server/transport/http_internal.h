@@ -76,6 +76,14 @@ typedef struct http_stream {
 } http_stream_t;
 #define HTTP_STREAM_BYTES (256u * 1024u)
 
+/* A connection that was accepted, on its way to its loop. */
+typedef struct http_guest {
+    struct http_guest *next;
+    int fd;
+    socklen_t size;
+    struct sockaddr_storage address;
+} http_guest_t;
+
 /* A thread and its daemon of libmicrohttpd. */
 typedef struct http_loop {
     struct http_door *door;
@@ -84,7 +92,10 @@ typedef struct http_loop {
     bool runs;
     atomic_bool stopping, armed; /* armed: it sleeps, or is about to, and wants its bell rung */
     int bell;
-    uint64_t events; /* the thread's own: callbacks so far */
+    _Atomic(http_guest_t *) guests;
+    atomic_uint connections; /* its own, and those on their way */
+    bool started;            /* the thread's own: libmicrohttpd has taken the guest in hand */
+    uint64_t events;         /* the thread's own: callbacks so far */
 } http_loop_t;
 
 /* The main door, or the port for metrics and probes. */
@@ -93,7 +104,8 @@ typedef struct http_door {
     struct attn_http *http;
     bool probes_only;
     uint16_t port;
-    int listen_fd; /* each daemon has a duplicate */
+    int listen_fd; /* http->lock guards it and `paused` once it is listened on */
+    bool paused;   /* no connection is accepted until there is room */
     http_loop_t *loops;
     unsigned loop_count;
 } http_door_t;
@@ -181,9 +193,20 @@ size_t http_route_index(const attn_http_route_t *route);
 
 /* http_loops.c. A failed start is undone by stop. */
 attn_status_t http_loops_start(http_door_t *door, attn_error_t *err);
-void http_loops_quiesce(http_door_t *door); /* takes no further connections */
 void http_loops_stop(http_door_t *door);
+void http_loop_give(http_loop_t *loop, const http_guest_t *guest); /* any thread; the descriptor becomes the loop's */
+uint32_t http_connections_max(const http_door_t *door);
 void http_conn_resume(http_conn_t *conn); /* any thread, under conn->lock; in place of MHD_resume_connection() */
+
+/* http_accept.c */
+static inline uint64_t http_accept_tag(const http_door_t *door)
+{
+    return UINT64_MAX - 1 - door->probes_only; /* of the watch thread's epoll; UINT64_MAX is its bell */
+}
+attn_status_t http_accept_begin(http_door_t *door, attn_error_t *err);
+void http_accept_end(http_door_t *door);   /* connecting is refused from here on */
+void http_accept(http_door_t *door);       /* under http->lock */
+void http_accept_again(http_door_t *door); /* under http->lock: after a pause, when there is room */
 
 /* http_call.c: callbacks of libmicrohttpd; `cls` is the loop */
 void *http_on_uri(void *cls, const char *uri, struct MHD_Connection *mhd);

@@ -1,17 +1,17 @@
-/* transport/http_loops.c: the threads that drive libmicrohttpd, each with a daemon of its own on the door's socket.
- * Owns daemons and threads.
+/* transport/http_loops.c: the threads that drive libmicrohttpd, each with a daemon of its own. Owns daemons and
+ * threads.
  *
  * libmicrohttpd's own threads sleep in epoll the moment that nothing is there. Waking a core that sleeps costs 10 to
  * 35 us, and a request meets it twice here: when its first bytes come and when its answer is ready. So a thread that
  * had something to do looks for more for a while before it sleeps, where there are cores to spare. */
 #include <errno.h>
-#include <fcntl.h>
 #include <poll.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <unistd.h>
 
 #include "base/clock.h"
 #include "base/cpus.h"
@@ -59,6 +59,20 @@ static int64_t spin_ns(const http_door_t *door)
     return door->probes_only ? 0 : us * ATTN_NS_PER_US;
 }
 
+static void guests_take(http_loop_t *loop)
+{
+    http_guest_t *next, *guest = atomic_exchange(&loop->guests, NULL);
+    for (; guest != NULL; guest = next) {
+        next = guest->next;
+        loop->started = false;
+        if (MHD_add_connection(loop->daemon, guest->fd, (struct sockaddr *)&guest->address, guest->size) != MHD_YES &&
+            !loop->started) {
+            atomic_fetch_sub(&loop->connections, 1); /* closed by libmicrohttpd, which will not tell */
+        }
+        free(guest);
+    }
+}
+
 static void *loop_main(void *arg)
 {
     http_loop_t *loop = arg;
@@ -71,6 +85,9 @@ static void *loop_main(void *arg)
     prctl(PR_SET_NAME, "http");
     while (!atomic_load_explicit(&loop->stopping, memory_order_relaxed)) {
         MHD_UNSIGNED_LONG_LONG ms;
+        if (atomic_load_explicit(&loop->guests, memory_order_relaxed) != NULL) {
+            guests_take(loop);
+        }
         MHD_run_wait(loop->daemon, 0);
         if (MHD_get_timeout(loop->daemon, &ms) == MHD_YES && ms == 0) {
             continue; /* no connection has a timeout: it means that there is more to do */
@@ -99,13 +116,37 @@ static void *loop_main(void *arg)
     return NULL;
 }
 
-void http_conn_resume(http_conn_t *conn)
+static void wake(http_loop_t *loop)
 {
-    http_loop_t *loop = conn->loop;
-    MHD_resume_connection(conn->mhd);
     if (atomic_load(&loop->armed) && atomic_exchange(&loop->armed, false)) {
         attn_fd_bell_ring(loop->bell);
     }
+}
+
+void http_conn_resume(http_conn_t *conn)
+{
+    MHD_resume_connection(conn->mhd);
+    wake(conn->loop);
+}
+
+void http_loop_give(http_loop_t *loop, const http_guest_t *guest)
+{
+    http_guest_t *copy = malloc(sizeof *copy);
+    if (copy == NULL) {
+        close(guest->fd);
+        return;
+    }
+    *copy = *guest;
+    copy->next = atomic_load_explicit(&loop->guests, memory_order_relaxed);
+    atomic_fetch_add(&loop->connections, 1);
+    while (!atomic_compare_exchange_weak(&loop->guests, &copy->next, copy)) {
+    }
+    wake(loop);
+}
+
+uint32_t http_connections_max(const http_door_t *door)
+{
+    return door->probes_only ? PROBE_CONNECTIONS : door->front->options->max_connections;
 }
 
 static size_t connection_memory(uint32_t connections)
@@ -118,12 +159,10 @@ static size_t connection_memory(uint32_t connections)
 
 static attn_status_t loop_open(http_door_t *door, http_loop_t *loop, attn_error_t *err)
 {
-    const uint32_t connections = door->probes_only ? PROBE_CONNECTIONS : door->front->options->max_connections;
-    int fd = fcntl(door->listen_fd, F_DUPFD_CLOEXEC, 0);
+    const uint32_t connections = http_connections_max(door);
     struct MHD_OptionItem items[] = {
         {MHD_OPTION_EXTERNAL_LOGGER, (intptr_t)log_library, NULL},
-        {MHD_OPTION_LISTEN_SOCKET, fd, NULL},
-        {MHD_OPTION_CONNECTION_LIMIT, (intptr_t)((connections + door->loop_count - 1) / door->loop_count), NULL},
+        {MHD_OPTION_CONNECTION_LIMIT, (intptr_t)connections + 1, NULL}, /* kept where they are accepted */
         {MHD_OPTION_CONNECTION_MEMORY_LIMIT, (intptr_t)connection_memory(connections), NULL},
         {MHD_OPTION_URI_LOG_CALLBACK, (intptr_t)http_on_uri, loop},
         {MHD_OPTION_NOTIFY_COMPLETED, (intptr_t)http_on_completed, loop},
@@ -133,16 +172,15 @@ static attn_status_t loop_open(http_door_t *door, http_loop_t *loop, attn_error_
     };
     /* Without libmicrohttpd's own eventfd, which it writes at each resume and takes without looking at what was resumed
      * (0.9.75, MHD_epoll): http_conn_resume() rings a bell here, and only when this thread sleeps. */
-    const unsigned flags = MHD_USE_EPOLL | (MHD_ALLOW_SUSPEND_RESUME & ~(unsigned)MHD_USE_ITC) | MHD_USE_ERROR_LOG;
+    const unsigned flags = MHD_USE_EPOLL | MHD_USE_NO_LISTEN_SOCKET |
+                           (MHD_ALLOW_SUSPEND_RESUME & ~(unsigned)MHD_USE_ITC) | MHD_USE_ERROR_LOG;
     errno = 0;
-    loop->daemon = fd >= 0 ? MHD_start_daemon(flags, 0, http_on_connect, loop, http_on_access, loop, MHD_OPTION_ARRAY,
-                                              items, MHD_OPTION_END)
-                           : NULL;
+    loop->daemon = MHD_start_daemon(flags, 0, http_on_connect, loop, http_on_access, loop, MHD_OPTION_ARRAY, items,
+                                    MHD_OPTION_END);
     if (loop->daemon == NULL) {
-        attn_error_set(err, ATTN_ERR_SYSTEM, "cannot start the HTTP door on port %u: %s", door->port,
-                       errno != 0 ? strerror(errno) : "libmicrohttpd refused; is the limit of open files too low?");
-        attn_fd_close(&fd);
-        return ATTN_ERR_SYSTEM;
+        return attn_error_set(err, ATTN_ERR_SYSTEM, "cannot start the HTTP door on port %u: %s", door->port,
+                              errno != 0 ? strerror(errno)
+                                         : "libmicrohttpd refused; is the limit of open files too low?");
     }
     return ATTN_OK;
 }
@@ -175,16 +213,6 @@ attn_status_t http_loops_start(http_door_t *door, attn_error_t *err)
     return status;
 }
 
-void http_loops_quiesce(http_door_t *door)
-{
-    for (unsigned i = 0; i < door->loop_count; i++) {
-        if (door->loops[i].daemon != NULL) {
-            int fd = MHD_quiesce_daemon(door->loops[i].daemon);
-            attn_fd_close(&fd);
-        }
-    }
-}
-
 void http_loops_stop(http_door_t *door)
 {
     for (unsigned i = 0; i < door->loop_count; i++) {
@@ -196,6 +224,11 @@ void http_loops_stop(http_door_t *door)
         }
         if (loop->daemon != NULL) {
             MHD_stop_daemon(loop->daemon);
+        }
+        for (http_guest_t *next, *guest = atomic_load(&loop->guests); guest != NULL; guest = next) {
+            next = guest->next;
+            close(guest->fd);
+            free(guest);
         }
         attn_fd_close(&loop->bell);
     }

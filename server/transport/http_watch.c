@@ -1,6 +1,6 @@
 /* transport/http_watch.c: one thread that watches connections for what libmicrohttpd does not: clients that leave while
- * their connection is suspended, senders and readers below the minimum rate, heads that never end. Owns the list of
- * connections.
+ * their connection is suspended, senders and readers below the minimum rate, heads that never end; it accepts new ones
+ * too (http_accept.c). Owns the list of connections.
  *
  * It sleeps in epoll, without a timer while no connection is open. The sockets are watched edge-triggered for the end
  * of the peer's side alone, so that data wakes nobody here. */
@@ -137,9 +137,11 @@ void http_on_connection(void *cls, struct MHD_Connection *mhd, void **socket_con
     http_loop_t *loop = cls;
     loop->events++;
     if (code == MHD_CONNECTION_NOTIFY_STARTED) {
+        loop->started = true;
         conn_open(loop, mhd, socket_context);
     } else {
         conn_close(loop->door, socket_context);
+        atomic_fetch_sub(&loop->connections, 1);
     }
 }
 
@@ -299,7 +301,7 @@ static void *watch_main(void *arg)
     prctl(PR_SET_NAME, "watch");
     while (!atomic_load(&http->stopping)) {
         pthread_mutex_lock(&http->lock);
-        bool any = http->open_conns > 0;
+        bool any = http->open_conns > 0 || http->main.paused || http->probes.paused;
         pthread_mutex_unlock(&http->lock);
         int count = epoll_wait(http->epoll_fd, events, 64, any ? TICK_MS : -1);
         int64_t now = attn_clock_ns();
@@ -307,12 +309,18 @@ static void *watch_main(void *arg)
         for (int i = 0; i < count; i++) {
             if (events[i].data.u64 == BELL) {
                 attn_fd_bell_wait(http->bell_fd);
+            } else if (events[i].data.u64 == http_accept_tag(&http->main)) {
+                http_accept(&http->main);
+            } else if (events[i].data.u64 == http_accept_tag(&http->probes)) {
+                http_accept(&http->probes);
             } else {
                 peer_left(http, events[i].data.u64);
             }
         }
         if (now >= next) {
             next = now + TICK_MS * ATTN_NS_PER_MS;
+            http_accept_again(&http->main);
+            http_accept_again(&http->probes);
             for (uint32_t i = 0, left = http->open_conns; i < http->slot_count && left > 0; i++) {
                 if (http->slots[i] != NULL) {
                     check(http->slots[i], now);

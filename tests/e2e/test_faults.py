@@ -193,6 +193,8 @@ def test_nothing_grows(start, full):
         time.sleep(0.3)
         return d.fds(), sum(d.fds(w) for w in d.workers())
 
+    # The worker touches its arenas in the background at first, whenever there is nothing else to do.
+    wait_for(lambda: [pss(), time.sleep(1)][0] >= pss() - 64, "the memory to be touched", 60)
     warm, rest = (10_000, 90_000) if full else (3_000, 6_000)
     rounds(warm)
     fds, before = settled(), pss()
