@@ -177,10 +177,11 @@ void unix_ring_close(unix_conn_t *conn)
 
 /* ---- completing ---- */
 
+/* After complete_tail has moved. Both are in one order for all (memory_order_seq_cst), so either the client sees the
+ * completion before it sleeps or it is seen asleep here. */
 static void client_wake(unix_ring_t *ring)
 {
-    atomic_thread_fence(memory_order_seq_cst);
-    if (atomic_load_explicit(&ring->header->complete_armed, memory_order_relaxed) == ATTN_SHM_AWAKE) {
+    if (atomic_load(&ring->header->complete_armed) == ATTN_SHM_AWAKE) {
         return;
     }
     if (atomic_exchange(&ring->header->complete_armed, ATTN_SHM_AWAKE) == ATTN_SHM_SLEEP_FUTEX) {
@@ -199,7 +200,7 @@ static attn_shm_completion_t *completion_next(unix_ring_t *ring)
 
 static void completion_publish(unix_ring_t *ring)
 {
-    atomic_store_explicit(&ring->header->complete_tail, ++ring->completed, memory_order_release);
+    atomic_store(&ring->header->complete_tail, ++ring->completed);
     client_wake(ring);
 }
 
