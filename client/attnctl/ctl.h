@@ -45,7 +45,7 @@ typedef struct ctl_options {
     const char *door, *rate, *connections, *arrivals;
     uint64_t depth, requests, count, spin_us;
     double seconds, warmup_seconds, interval;
-    bool has_warmup_seconds, has_spin_us, csv;
+    bool has_warmup_seconds, has_spin_us, csv, verify;
 } ctl_options_t;
 
 typedef struct ctl_command {

@@ -26,7 +26,7 @@ static const ctl_command_t commands[] = {
      INPUT_NOTES "\nExits with 4 when a variant is wrong or did not run.", ctl_compare},
     {"bench", "put load on the daemon and measure latency and throughput", "(FILE | --shape …) [options]",
      "shape seed dtype layout variant causal sm-scale softcap return-lse deadline-ms priority door rate arrivals "
-     "connections depth spin-us seconds requests warmup-seconds csv",
+     "connections depth spin-us seconds requests warmup-seconds verify csv",
      BENCH_NOTES, ctl_bench},
     {"variants", "list what the daemon can run, and on which device", "[options]", "all", NULL, ctl_variants},
     {"stats", "print the daemon's counters and gauges", "[options]", "", NULL, ctl_stats},

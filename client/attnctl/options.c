@@ -69,6 +69,8 @@ static const option_row_t rows[] = {
     {"requests", OPTION_COUNT, AT(requests), 0, "N", "measure so many requests instead"},
     {"warmup-seconds", OPTION_SECONDS, AT(warmup_seconds), AT(has_warmup_seconds), "S",
      "what is sent before counting begins (default 1)"},
+    {"verify", OPTION_FLAG, AT(verify), 0, NULL,
+     "every O must equal the first one of its class, to the bit; others fail"},
     {"interval", OPTION_SECONDS, AT(interval), 0, "S", "between two looks (default 2)"},
     {"count", OPTION_COUNT, AT(count), 0, "N", "how many times to look (default: until SIGINT)"},
     {"csv", OPTION_FLAG, AT(csv), 0, NULL, "print CSV on standard output"},

@@ -1,14 +1,17 @@
 """attnctl bench against the real daemon: what it counts is what the daemon counted, in every form of output."""
 import csv
+import http.server
 import io
 import json
 import os
 import signal
 import subprocess
+import threading
 import time
 
 import pytest
 
+import wire
 from daemon import BIN, SLOW
 
 TINY = ("--shape", "1,16,16,2/1,32", "--dtype", "fp16")
@@ -98,6 +101,41 @@ def test_failures_are_counted_by_status(attnd, bench, tmp_path):
     assert rows["bad"]["failed"].keys() == {"FAILED_PRECONDITION"} and rows["lost"]["failed"].keys() == {"NOT_FOUND"}
     assert run["total"]["answered"] + sum(run["total"]["failed"].values()) == 90
     assert run["first_error"]["code"] in ("FAILED_PRECONDITION", "NOT_FOUND") and run["first_error"]["error"]
+
+
+class Flipper(http.server.BaseHTTPRequestHandler):
+    """Hands requests on to the daemon, and flips the last bit of every fifth answer."""
+    protocol_version = "HTTP/1.1"
+    count = 0
+
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        answer = wire.post(self.server.behind, self.path, body, self.headers["Content-Type"], extra=["Accept: " + self.headers["Accept"]])
+        Flipper.count += 1
+        out = answer.body if Flipper.count % 5 else answer.body[:-1] + bytes([answer.body[-1] ^ 1])
+        self.send_response(answer.status)
+        self.send_header("Content-Type", answer.headers["content-type"])
+        self.send_header("Content-Length", str(len(out)))
+        self.end_headers()
+        self.wfile.write(out)
+
+    def log_message(self, *args):
+        pass
+
+
+def test_verify_finds_answers_that_differ(attnd, bench):
+    assert bench(attnd, *TINY, "--requests", 40, "--warmup-seconds", 0, "--verify")[0]["total"]["failed"] == {}
+    proxy = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Flipper)
+    proxy.behind = attnd.port
+    threading.Thread(target=proxy.serve_forever, daemon=True).start()
+    try:
+        server = type("S", (), {"url": f"http://127.0.0.1:{proxy.server_address[1]}"})
+        (run,) = bench(server, *TINY, "--requests", 40, "--warmup-seconds", 0, "--verify")
+    finally:
+        proxy.shutdown()
+        proxy.server_close()
+    assert run["total"]["failed"] == {"INTERNAL": 8} and run["total"]["answered"] == 32
+    assert "another than the first" in run["first_error"]["error"]
 
 
 def test_only_failures_is_a_failure(attnd, bench):

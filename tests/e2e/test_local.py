@@ -113,7 +113,7 @@ class Load:
 
     def __init__(self, door, kind, seconds):
         self.process = subprocess.Popen([str(BIN / "attnctl"), "bench", *TINY, "--socket", str(door.socket), "--door", kind, "--seconds",
-                                         str(seconds), "--warmup-seconds", "0", "--connections", "2", "--depth", "2", "--json"],
+                                         str(seconds), "--warmup-seconds", "0", "--connections", "2", "--depth", "2", "--verify", "--json"],
                                         stdout=subprocess.PIPE, text=True)
 
     def end(self):

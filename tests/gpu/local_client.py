@@ -98,7 +98,7 @@ def main():
 
             for door in local_doors[1:]:  # regions are mapped, or imported, again by the next worker
                 load = subprocess.Popen([ctl, "bench", "--socket", sock, "--door", door, "--shape", "1,64,64,8/2,128", "--dtype", "fp16", "--seconds", "4",
-                                         "--warmup-seconds", "0", "--depth", "4", "--json"], stdout=subprocess.PIPE, text=True)
+                                         "--warmup-seconds", "0", "--depth", "4", "--verify", "--json"], stdout=subprocess.PIPE, text=True)
                 time.sleep(1)
                 for pid in children(server.process.pid):
                     os.kill(pid, signal.SIGKILL)

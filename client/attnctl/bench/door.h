@@ -32,6 +32,9 @@ typedef struct bench_door {
     /* Waits at most so long for one of the requests in flight; false when none has ended. A door that can only have one
      * in flight may wait longer. */
     bool (*reap)(void *channel, int64_t timeout_ns, bench_done_t *ret);
+    /* O of the slot's request, which has ended; good until the next submit() of the slot. NULL with *err when it cannot
+     * be read. */
+    const void *(*output)(void *channel, uint32_t slot, uint64_t bytes, attn_error_t *err);
     void (*close)(void *channel); /* nothing is in flight; NULL is fine */
 } bench_door_t;
 

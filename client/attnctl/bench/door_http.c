@@ -67,4 +67,11 @@ static bool channel_reap(void *arg, int64_t timeout_ns, bench_done_t *ret)
     return true;
 }
 
-const bench_door_t bench_door_http = {"http", false, 1, channel_open, channel_submit, channel_reap, channel_close};
+static const void *channel_output(void *arg, uint32_t slot, uint64_t bytes, attn_error_t *err)
+{
+    const channel_t *channel = arg;
+    return channel->o;
+}
+
+const bench_door_t bench_door_http = {"http",         false,        1, channel_open, channel_submit, channel_reap,
+                                      channel_output, channel_close};

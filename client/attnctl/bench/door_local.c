@@ -20,6 +20,7 @@ typedef struct channel {
     attn_client_t *client;
     attn_region_t *region;
     ctl_cuda_memory_t memory; /* of CUDA kinds */
+    void *scratch;            /* an output of device memory, when it is looked at */
     kind_t kind;
     uint32_t area_count;                    /* slot i uses area i % area_count */
     uint64_t area_bytes, output_at, lse_at; /* outputs from the start of an area */
@@ -43,6 +44,7 @@ static void channel_close(void *arg)
         if (channel->memory.address != 0) {
             ctl_cuda_free(&channel->memory);
         }
+        free(channel->scratch);
         free(channel);
     }
 }
@@ -126,6 +128,13 @@ static attn_status_t channel_open(const bench_setup_t *setup, uint32_t depth, ki
     channel->kind = kind;
     area_plan(channel, depth);
     attn_status_t status = attn_client_open(setup->options->server, &options, &channel->client, err);
+    if (status == ATTN_OK && setup->options->verify && channel->area_count < depth) {
+        memset(err, 0, sizeof(*err));
+        status =
+            attn_error_set(&err->error, ATTN_ERR_TOO_LARGE,
+                           "--verify needs an area per request in flight, and these tensors allow %u; lower --depth",
+                           channel->area_count);
+    }
     if (status == ATTN_OK) {
         status = region_open(channel, channel->area_count * channel->area_bytes, err);
     }
@@ -205,11 +214,31 @@ static bool channel_reap(void *arg, int64_t timeout_ns, bench_done_t *ret)
     return true;
 }
 
+static const void *channel_output(void *arg, uint32_t slot, uint64_t bytes, attn_error_t *err)
+{
+    channel_t *channel = arg;
+    uint64_t area = slot % channel->area_count;
+    const char *at = (const char *)attn_region_data(channel->region) + area * channel->area_bytes + channel->output_at;
+    if (channel->memory.address == 0) {
+        return at;
+    }
+    attn_status_t status = ctl_cuda_enter(err);
+    if (status == ATTN_OK && channel->scratch == NULL) {
+        channel->scratch = malloc(channel->setup->output_bytes + 1);
+        status =
+            channel->scratch != NULL ? ATTN_OK : attn_error_set(err, ATTN_ERR_NO_MEMORY, "no memory for an output");
+    }
+    if (status == ATTN_OK) {
+        status = ctl_cuda_download(channel->scratch, (uint64_t)(uintptr_t)at, bytes, err);
+    }
+    return status == ATTN_OK ? channel->scratch : NULL;
+}
+
 const bench_door_t bench_door_socket = {"socket",       true,         BENCH_DEPTH_MAX, message_open,
-                                        channel_submit, channel_reap, channel_close};
+                                        channel_submit, channel_reap, channel_output,  channel_close};
 const bench_door_t bench_door_ring = {"ring",         true,         BENCH_DEPTH_MAX, ring_open,
-                                      channel_submit, channel_reap, channel_close};
+                                      channel_submit, channel_reap, channel_output,  channel_close};
 const bench_door_t bench_door_cuda = {"cuda",         true,         BENCH_DEPTH_MAX, cuda_fd_open,
-                                      channel_submit, channel_reap, channel_close};
+                                      channel_submit, channel_reap, channel_output,  channel_close};
 const bench_door_t bench_door_cuda_ipc = {"cuda-ipc",     true,         BENCH_DEPTH_MAX, cuda_ipc_open,
-                                          channel_submit, channel_reap, channel_close};
+                                          channel_submit, channel_reap, channel_output,  channel_close};

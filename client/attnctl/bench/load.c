@@ -29,6 +29,7 @@ typedef struct load {
     uint64_t unsent;                 /* under lock */
     attn_client_error_t first_error; /* under lock */
     _Atomic uint64_t done, failed, running;
+    _Atomic(void *) expected[BENCH_CLASS_MAX]; /* with --verify: the first O of each class */
 } load_t;
 
 typedef struct slot {
@@ -104,7 +105,37 @@ static bool request_take(load_t *load, slot_t *ret, bool *ret_waited)
     return good;
 }
 
-static void done_count(line_t *line, const bench_done_t *done)
+/* Turns an answer whose O is not that of its class into a failure. */
+static void output_verify(line_t *line, bench_done_t *done)
+{
+    load_t *load = line->load;
+    uint32_t which = line->slots[done->slot].class;
+    const bench_class_t *class = &load->setup->workload->classes[which];
+    attn_error_t *error = &done->error.error;
+    memset(&done->error, 0, sizeof(done->error));
+    const void *o = load->point->door->output(line->channel, done->slot, class->sizes.o, error);
+    void *expected = atomic_load(&load->expected[which]);
+    if (o != NULL && expected == NULL) {
+        void *first = malloc(class->sizes.o + 1);
+        if (first == NULL) {
+            attn_error_set(error, ATTN_ERR_NO_MEMORY, "no memory for the O of class '%s'", class->name);
+            o = NULL;
+        } else {
+            memcpy(first, o, class->sizes.o);
+            if (!atomic_compare_exchange_strong(&load->expected[which], &expected, first)) {
+                free(first);
+            } else {
+                expected = first;
+            }
+        }
+    }
+    if (o != NULL && memcmp(o, expected, class->sizes.o) != 0) {
+        attn_error_set(error, ATTN_ERR_INTERNAL, "an answer of class '%s' is another than the first one", class->name);
+    }
+    done->status = error->status;
+}
+
+static void done_count(line_t *line, bench_done_t *done)
 {
     load_t *load = line->load;
     const slot_t *slot = &line->slots[done->slot];
@@ -112,6 +143,9 @@ static void done_count(line_t *line, const bench_done_t *done)
     int64_t now = now_ns();
     if (done->status == ATTN_ERR_CANCELLED && ctl_interrupted()) {
         return;
+    }
+    if (done->status == ATTN_OK && load->setup->options->verify) {
+        output_verify(line, done);
     }
     atomic_fetch_add_explicit(done->status == ATTN_OK ? &load->done : &load->failed, 1, memory_order_relaxed);
     if (done->status != ATTN_OK) {
@@ -321,6 +355,9 @@ attn_status_t bench_load_run(const bench_setup_t *setup, const bench_point_t *po
         line_close(point->door, &lines[i]);
     }
     free(lines);
+    for (uint32_t i = 0; i < BENCH_CLASS_MAX; i++) {
+        free(atomic_load(&load.expected[i]));
+    }
     if (status != ATTN_OK) {
         free(result.classes);
         return status;
