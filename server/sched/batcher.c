@@ -4,12 +4,17 @@
 #include <math.h>
 #include <string.h>
 
+#include "base/clock.h"
+
 /* Deadlines and arrival decide between requests that fair queueing would let finish within the same so many
  * microseconds of each other: about one small group. */
 #define ROUND_US 200.0
 
 /* A cost of zero would give a flow all there is. */
 #define COST_MIN_US 1.0
+
+/* A caller that is back within two of these is one that sends again and again. */
+#define PERIOD_NS (5 * ATTN_NS_PER_MS)
 
 /* Among many connections an expensive request gets at least this part of its peer's share, so that it is overtaken by
  * cheap ones for at most so many times its own cost. */
@@ -79,12 +84,33 @@ static void forget(attn_batcher_t *batcher)
         batcher->now = batcher->finish_last;
 }
 
+static void flow_count(attn_batcher_t *batcher, attn_batch_flow_t *flow, int64_t now_ns)
+{
+    int64_t period = now_ns / PERIOD_NS;
+    if (period != batcher->period) {
+        batcher->flows_before = period == batcher->period + 1 ? batcher->flows : 0;
+        batcher->flows = 0;
+        batcher->period = period;
+    }
+    batcher->flows += flow->seen_in != period;
+    flow->seen_in = period;
+}
+
+uint32_t attn_batcher_flows(const attn_batcher_t *batcher, int64_t now_ns)
+{
+    int64_t ago = now_ns / PERIOD_NS - batcher->period;
+    if (ago > 1)
+        return 0;
+    return ago == 1 || batcher->flows > batcher->flows_before ? batcher->flows : batcher->flows_before;
+}
+
 void attn_batcher_push(attn_batcher_t *batcher, attn_request_t *request)
 {
     attn_batch_peer_t *peer = peer_of(batcher, request);
     attn_batch_flow_t *flow = flow_of(batcher, request);
     request->sched.tag = (flow->finish > peer->now ? flow->finish : peer->now) + cost_of(request);
     flow->finish = request->sched.tag;
+    flow_count(batcher, flow, request->sched.submitted_ns);
     if (request->sched.arrival == 0)
         request->sched.arrival = ++batcher->arrivals;
     request->sched.waits = peer;

@@ -43,7 +43,8 @@ typedef struct attn_batch_peer {
 /* A connection: a cell that the latest to use it owns. */
 typedef struct attn_batch_flow {
     uint64_t owner;
-    double finish; /* the tag of its latest request */
+    double finish;   /* the tag of its latest request */
+    int64_t seen_in; /* period of that */
 } attn_batch_flow_t;
 
 typedef struct attn_batcher {
@@ -56,6 +57,9 @@ typedef struct attn_batcher {
     attn_batch_peer_t *first; /* peers with requests */
     attn_batch_peer_t peer[ATTN_BATCH_PEERS];
     attn_batch_flow_t flow[ATTN_BATCH_FLOWS];
+    /* Connections that had a request in this period of a few milliseconds, and in the one before. */
+    int64_t period;
+    uint32_t flows, flows_before;
 } attn_batcher_t;
 
 void attn_batcher_init(attn_batcher_t *batcher, const attn_batcher_limits_t *limits);
@@ -67,6 +71,9 @@ void attn_batcher_remove(attn_batcher_t *batcher, attn_request_t *request);
 /* Every waiting request, peer by peer; NULL at the end. Take next before removing. */
 attn_request_t *attn_batcher_first(const attn_batcher_t *batcher);
 attn_request_t *attn_batcher_next(const attn_request_t *request);
+
+/* Connections that have sent something within the last milliseconds: as many requests may be about to come. */
+uint32_t attn_batcher_flows(const attn_batcher_t *batcher, int64_t now_ns);
 
 /* Whom to refuse when the queue is full: the last request of the peer with most of them, if that is not the peer of
  * `request`, which then may come in; else NULL. */

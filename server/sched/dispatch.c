@@ -133,13 +133,15 @@ static void batch_expire(attn_sched_t *sched, attn_batch_t *batch, int64_t now_n
     batch->count = kept;
 }
 
-/* More requests than wait now were in the daemon at once within the last moments: some may come back soon. */
-static bool company_expected(const attn_sched_t *sched)
+/* Whether some may soon wait beside those that wait now: more requests were in the daemon at once within the last
+ * moments, or more connections have been sending. */
+static bool company_expected(const attn_sched_t *sched, int64_t now_ns)
 {
     uint32_t crowd = sched->crowd > sched->crowd_before ? sched->crowd : sched->crowd_before;
+    uint32_t flows = attn_batcher_flows(&sched->batcher[ATTN_LANE_SERVE], now_ns);
     uint32_t here = sched->batcher[ATTN_LANE_SERVE].count + sched->batcher[ATTN_LANE_LAB].count +
                     atomic_load_explicit(&sched->running, memory_order_relaxed);
-    return crowd > here;
+    return crowd > here || flows > here;
 }
 
 static void crowd_note(attn_sched_t *sched, int64_t now_ns)
@@ -164,7 +166,7 @@ static bool dispatch_next(attn_sched_t *sched, attn_sched_device_t *device, attn
         if (!next || !lease_allows(device, lane, next, now_ns))
             return false;
         int64_t due_ns;
-        attn_batcher_form(batcher, device->index, company_expected(sched), now_ns, &batch, &due_ns);
+        attn_batcher_form(batcher, device->index, company_expected(sched, now_ns), now_ns, &batch, &due_ns);
         if (due_ns < sched->due_ns)
             sched->due_ns = due_ns;
         if (batch.count == 0)

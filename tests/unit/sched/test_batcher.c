@@ -77,26 +77,15 @@ static bool has(const attn_batch_t *batch, const attn_request_t *request)
     return false;
 }
 
-START_TEST(one_alone_goes_at_once)
-{
-    attn_batch_t none = form(false, NULL);
-    ck_assert_uint_eq(none.count, 0);
-    attn_request_t *request = push(make());
-    ck_assert_ptr_eq(attn_batcher_peek(&batcher, 0), request);
-    attn_batch_t batch = take();
-    ck_assert_uint_eq(batch.count, 1);
-    ck_assert_ptr_eq(batch.request[0], request);
-    ck_assert_uint_eq(batcher.count, 0);
-    ck_assert_ptr_null(attn_batcher_first(&batcher));
-}
-END_TEST
-
 START_TEST(what_waits_becomes_one_group_by_arrival)
 {
     attn_request_t *request[40];
+    ck_assert_uint_eq(form(false, NULL).count, 0);
     for (int i = 0; i < 40; i++)
         request[i] = push(make());
+    ck_assert_ptr_eq(attn_batcher_peek(&batcher, 0), request[0]);
     attn_batch_t batch = take();
+    ck_assert_ptr_null(attn_batcher_first(&batcher));
     ck_assert_uint_eq(batch.count, 40);
     for (int i = 0; i < 40; i++)
         ck_assert_ptr_eq(batch.request[i], request[i]);
@@ -272,33 +261,25 @@ START_TEST(rare_configurations_do_not_starve)
 }
 END_TEST
 
-/* A peer with a hundred requests and one with a single one, of equal size: the single one goes with the first group,
- * and of many small groups each peer has its half. */
-START_TEST(peers_share_equally)
+/* Two peers, or two connections of one peer: of many small groups each has its half. */
+START_TEST(backlogs_share_equally)
 {
-    const attn_batcher_limits_t limits = {.requests = 4, .tokens = 1 << 20, .bytes = 1 << 26, .cost_us = 1e6};
-    attn_batcher_init(&batcher, &limits);
-    uint32_t of_flood = 0, of_victim = 0;
+    batcher.limits.requests = 4;
+    uint32_t of_first = 0, of_second = 0;
     for (int i = 0; i < 400; i++) {
         attn_request_t *request = make();
-        request->peer = 7;
-        request->sched.cost_us = 100;
-        push(request);
-    }
-    for (int i = 0; i < 100; i++) {
-        attn_request_t *request = make();
-        request->peer = 8;
+        *(_i ? &request->peer : &request->connection) = i < 300 ? 7 : 8;
         request->sched.cost_us = 100;
         push(request);
     }
     for (int i = 0; i < 40; i++) {
         attn_batch_t batch = take();
         for (uint32_t j = 0; j < batch.count; j++)
-            *(batch.request[j]->peer == 7 ? &of_flood : &of_victim) += 1;
+            *((_i ? batch.request[j]->peer : batch.request[j]->connection) == 7 ? &of_first : &of_second) += 1;
     }
-    ck_assert_uint_eq(of_flood + of_victim, 160);
-    ck_assert_uint_ge(of_victim, 70);
-    ck_assert_uint_ge(of_flood, 70);
+    ck_assert_uint_eq(of_first + of_second, 160);
+    ck_assert_uint_ge(of_first, 70);
+    ck_assert_uint_ge(of_second, 70);
 }
 END_TEST
 
@@ -322,28 +303,6 @@ START_TEST(a_lone_caller_does_not_stand_in_line)
             ahead++;
         ck_assert_int_le(ahead, 1 + 200 / _i);
     }
-}
-END_TEST
-
-/* The same between two connections of one peer. */
-START_TEST(connections_share_equally)
-{
-    const attn_batcher_limits_t limits = {.requests = 4, .tokens = 1 << 20, .bytes = 1 << 26, .cost_us = 1e6};
-    attn_batcher_init(&batcher, &limits);
-    uint32_t of_flood = 0, of_victim = 0;
-    for (int i = 0; i < 300; i++) {
-        attn_request_t *request = make();
-        request->connection = i < 200 ? 5 : 6;
-        request->sched.cost_us = 100;
-        push(request);
-    }
-    for (int i = 0; i < 40; i++) {
-        attn_batch_t batch = take();
-        for (uint32_t j = 0; j < batch.count; j++)
-            *(batch.request[j]->connection == 5 ? &of_flood : &of_victim) += 1;
-    }
-    ck_assert_uint_ge(of_victim, 70);
-    ck_assert_uint_ge(of_flood, 70);
 }
 END_TEST
 
@@ -429,6 +388,29 @@ START_TEST(a_leader_waits_for_company_and_no_longer)
     for (int i = 0; i < 3; i++)
         push(make());
     ck_assert_uint_eq(form(true, &due).count, 4);
+}
+END_TEST
+
+/* Who has been sending lately is counted once each, and forgotten after two periods. */
+START_TEST(callers_are_counted)
+{
+    ck_assert_uint_eq(attn_batcher_flows(&batcher, now), 0);
+    for (int i = 0; i < 30; i++) {
+        attn_request_t *request = make();
+        request->connection = (uint64_t)(i % 10);
+        push(request);
+    }
+    ck_assert_uint_eq(attn_batcher_flows(&batcher, now), 10);
+    now += 6 * ATTN_NS_PER_MS;
+    push(make());
+    ck_assert_uint_eq(attn_batcher_flows(&batcher, now), 10);
+    now += 6 * ATTN_NS_PER_MS;
+    ck_assert_uint_eq(attn_batcher_flows(&batcher, now), 1);
+    now += 20 * ATTN_NS_PER_MS;
+    ck_assert_uint_eq(attn_batcher_flows(&batcher, now), 0);
+    now -= 3600 * ATTN_NS_PER_S; /* clocks that jump do no harm */
+    push(make());
+    ck_assert_uint_gt(take().count, 0);
 }
 END_TEST
 
@@ -567,7 +549,6 @@ int main(void)
     TCase *all = tcase_create("all");
     tcase_set_timeout(all, 120);
     tcase_add_checked_fixture(all, setup, NULL);
-    tcase_add_test(all, one_alone_goes_at_once);
     tcase_add_test(all, what_waits_becomes_one_group_by_arrival);
     tcase_add_loop_test(all, only_one_configuration_runs_together, 0, 9);
     tcase_add_loop_test(all, groups_end_at_each_limit, 0, 4);
@@ -576,14 +557,14 @@ int main(void)
     tcase_add_test(all, higher_priority_goes_first);
     tcase_add_test(all, earliest_deadline_goes_first);
     tcase_add_test(all, rare_configurations_do_not_starve);
-    tcase_add_test(all, peers_share_equally);
+    tcase_add_loop_test(all, backlogs_share_equally, 0, 2);
     tcase_add_loop_test(all, a_lone_caller_does_not_stand_in_line, 100, 103);
     tcase_add_loop_test(all, a_lone_caller_does_not_stand_in_line, 900, 903);
-    tcase_add_test(all, connections_share_equally);
     tcase_add_test(all, idleness_is_not_saved_up);
     tcase_add_test(all, the_largest_backlog_makes_room);
     tcase_add_test(all, removed_requests_are_gone);
     tcase_add_test(all, a_leader_waits_for_company_and_no_longer);
+    tcase_add_test(all, callers_are_counted);
     tcase_add_test(all, a_deadline_is_not_slept_over);
     tcase_add_test(all, the_delay_holds_up_only_its_own);
     tcase_add_test(all, a_device_takes_what_it_may_run);

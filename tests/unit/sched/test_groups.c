@@ -166,9 +166,11 @@ END_TEST
 START_TEST(peers_take_turns)
 {
     start(0, 1, 0, "cpu");
-    job_t *busy = block(0.2), *flood[MANY], *victim = job_make(&shared, "cpu", 100);
-    for (int i = 0; i < MANY; i++) {
+    job_t *flood[MANY], *victim = job_make(&shared, "cpu", 100);
+    for (int i = 0; i < MANY; i++)
         flood[i] = job_make(&shared, "cpu", 100);
+    job_t *busy = block(0.5);
+    for (int i = 0; i < MANY; i++) {
         flood[i]->request.peer = 1;
         flood[i]->request.connection = (uint64_t)i;
         job_submit(&shared, flood[i]);
@@ -268,15 +270,15 @@ START_TEST(a_delay_gathers_company)
     options.max_queue_delay_us = 100000;
     harness_start_with(&shared, options);
     WAIT_FOR(attn_sched_ready(shared.sched));
-    job_t *job[4];
-    for (int i = 0; i < 4; i++)
-        job[i] = make("null", 1);
+    job_t *job[4] = {make("null", 1)};
     for (int i = 0; i < 3; i++) {
         double begin = seconds();
         ck_assert_int_eq(job_run(&shared, job[0]), ATTN_OK);
         ck_assert_double_lt(seconds() - begin, 0.09 * TEST_SLOWNESS);
     }
-    /* Four at once, so that four are expected; then one after the other within the delay. */
+    /* Four at once; then one after the other within the delay. */
+    for (int i = 1; i < 4; i++)
+        job[i] = make("null", 1);
     job_t *busy = block(0.05);
     for (int i = 0; i < 4; i++)
         job_submit(&shared, job[i]);
