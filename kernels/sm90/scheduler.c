@@ -3,8 +3,7 @@
 
 #include <stdlib.h>
 
-/* Negative, zero or positive as a comes before, with or after b. */
-static int shape_compare(const attn_problem_t *a, const attn_problem_t *b)
+int attn_sm90_shape_compare(const attn_problem_t *a, const attn_problem_t *b)
 {
     if (a->s_q != b->s_q)
         return a->s_q > b->s_q ? -1 : 1;
@@ -27,7 +26,7 @@ static int entry_compare(const void *a, const void *b, void *arg)
 
     if (x->longest != y->longest)
         return x->longest > y->longest ? -1 : 1;
-    by_shape = shape_compare(&problems[x->problem], &problems[y->problem]);
+    by_shape = attn_sm90_shape_compare(&problems[x->problem], &problems[y->problem]);
     if (by_shape != 0)
         return by_shape;
     return x->problem < y->problem ? -1 : x->problem > y->problem;
@@ -55,13 +54,13 @@ static attn_status_t number_tiles(const attn_group_t *group, uint32_t tile_m, ui
     uint64_t tiles = 0;
 
     plan->spans_used = 0;
-    for (uint32_t first = 0, end; first < plan->problems; first = end) {
+    for (uint32_t first = 0, end; first < group->count; first = end) {
         const attn_problem_t *p = &group->problems[plan->entries[first].problem];
         attn_sm90_span_t *span = &plan->spans[plan->spans_used++];
         uint64_t heads = (uint64_t)p->batch * p->h_q;
 
-        for (end = first + 1; end < plan->problems; end++)
-            if (shape_compare(p, &group->problems[plan->entries[end].problem]) != 0)
+        for (end = first + 1; end < group->count; end++)
+            if (attn_sm90_shape_compare(p, &group->problems[plan->entries[end].problem]) != 0)
                 break;
         span->tile_begin = (uint32_t)tiles;
         span->m_blocks = (uint32_t)(((uint64_t)p->s_q + tile_m - 1) / tile_m);
@@ -81,24 +80,18 @@ static attn_status_t number_tiles(const attn_group_t *group, uint32_t tile_m, ui
 attn_status_t attn_sm90_plan(const attn_group_t *group, uint32_t tile_m, uint32_t tile_n, uint32_t units,
                              attn_sm90_plan_t *plan)
 {
-    plan->problems = 0;
     for (uint32_t i = 0; i < group->count; i++) {
         const attn_problem_t *p = &group->problems[i];
-        attn_sm90_plan_entry_t *e;
-        uint64_t m_blocks, heads;
+        attn_sm90_plan_entry_t *e = &plan->entries[i];
+        uint64_t m_blocks = ((uint64_t)p->s_q + tile_m - 1) / tile_m, heads = (uint64_t)p->batch * p->h_q;
 
-        if (p->batch == 0 || p->h_q == 0 || p->s_q == 0)
-            continue;
-        m_blocks = ((uint64_t)p->s_q + tile_m - 1) / tile_m;
-        heads = (uint64_t)p->batch * p->h_q;
         if (heads > ATTN_SM90_TILES_MAX || m_blocks > ATTN_SM90_TILES_MAX / heads)
             return ATTN_ERR_TOO_LARGE;
-        e = &plan->entries[plan->problems++];
         e->problem = i;
         e->longest = attn_sm90_key_blocks((int32_t)((m_blocks - 1) * tile_m), (int32_t)tile_m, (int32_t)p->s_q,
                                           (int32_t)p->s_kv, group->config.causal, (int32_t)tile_n);
     }
-    if (plan->problems > 1)
-        qsort_r(plan->entries, plan->problems, sizeof(plan->entries[0]), entry_compare, (void *)group->problems);
+    if (group->count > 1)
+        qsort_r(plan->entries, group->count, sizeof(plan->entries[0]), entry_compare, (void *)group->problems);
     return number_tiles(group, tile_m, units, plan);
 }

@@ -78,7 +78,10 @@ ATTN_SM90_BOTH int32_t attn_sm90_key_blocks(int32_t row_first, int32_t tile_m, i
 extern "C" {
 #endif
 
-/* One entry of a plan: a problem of the group that has output. */
+/* Order of problems by shape, longest first: negative, zero or positive as a comes before, with or after b. */
+int attn_sm90_shape_compare(const attn_problem_t *a, const attn_problem_t *b);
+
+/* One entry of a plan: a problem of the group. */
 typedef struct attn_sm90_plan_entry {
     uint32_t problem; /* its index in the group */
     int32_t longest;  /* key blocks of its longest tile */
@@ -87,11 +90,11 @@ typedef struct attn_sm90_plan_entry {
 typedef struct attn_sm90_plan {
     attn_sm90_plan_entry_t *entries; /* in launch order; room for group->count */
     attn_sm90_span_t *spans;         /* room for group->count */
-    uint32_t problems, spans_used, tiles;
+    uint32_t spans_used, tiles;
 } attn_sm90_plan_t;
 
-/* Orders the group's problems that have output and numbers their tiles for a device that runs `units` at a time; the
- * caller provides the plan's arrays. ATTN_ERR_TOO_LARGE when the tiles exceed ATTN_SM90_TILES_MAX. */
+/* Orders the group's problems, which all have output, and numbers their tiles for a device that runs `units` at a time;
+ * the caller provides the plan's arrays. ATTN_ERR_TOO_LARGE when the tiles exceed ATTN_SM90_TILES_MAX. */
 attn_status_t attn_sm90_plan(const attn_group_t *group, uint32_t tile_m, uint32_t tile_n, uint32_t units,
                              attn_sm90_plan_t *plan);
 

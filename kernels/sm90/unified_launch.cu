@@ -4,6 +4,7 @@
 #include <cuda_runtime.h>
 
 #include "kernels.cuh"
+#include "merge.h"
 #include "unified.h"
 #include "unified_info.h"
 #include "upload.cuh"
@@ -214,34 +215,35 @@ attn_status_t configure(const Kernel &kernel, attn_error_t *err)
     return ATTN_OK;
 }
 
-// Layout of the upload, in device memory behind the counter and in host memory: problems, spans. Host memory also has
-// the plan's entries, behind; nothing of it is needed once launch() has returned.
+// Layout of the upload, in device memory behind the counter and in host memory: problems, spans. Host memory has merged
+// problems and the plan's entries behind; nothing of it is needed once launch() has returned.
 size_t upload_bytes(uint32_t count)
 {
     return (count * (sizeof(ProblemArgs) + sizeof(attn_sm90_span_t)) + 15) / 16 * 16;
 }
+
+// Of host memory behind the upload, per problem: what merging and planning write.
+constexpr size_t kScratchEach = sizeof(attn_problem_t) + sizeof(attn_sm90_plan_entry_t);
 
 attn_workspace_size_t workspace(const attn_group_t *group, const attn_device_t *)
 {
     attn_workspace_size_t size = {ATTN_WORKSPACE_ZEROED, 0};
     if (group->count > kInlineProblems) {
         size.device += upload_bytes(group->count);
-        size.host = upload_bytes(group->count) + group->count * sizeof(attn_sm90_plan_entry_t);
+        size.host = upload_bytes(group->count) + group->count * kScratchEach;
     }
     return size;
 }
 
-attn_status_t launch(const attn_group_t *group, const attn_exec_t *exec, attn_error_t *err)
+// Everything that a group can be refused for before anything is made of it.
+attn_status_t refuse(const attn_group_t *group, const attn_exec_t *exec, const KernelClass *head_dims,
+                     attn_error_t *err)
 {
     const attn_config_t &config = group->config;
     if (config.dtype != ATTN_DTYPE_F16 && config.dtype != ATTN_DTYPE_BF16) {
         return attn_error_set(err, ATTN_ERR_FAILED_PRECONDITION, "unified takes fp16 and bf16, not %s",
                               attn_dtype_name(config.dtype));
     }
-    if (group->count == 0) {
-        return ATTN_OK;
-    }
-    const KernelClass *head_dims = class_of(group->problems[0].d);
     if (head_dims == nullptr) {
         return attn_error_set(err, ATTN_ERR_FAILED_PRECONDITION, "unified takes head dims up to %d, not %u",
                               ATTN_HEAD_DIM_MAX, group->problems[0].d);
@@ -263,69 +265,107 @@ attn_status_t launch(const attn_group_t *group, const attn_exec_t *exec, attn_er
                                   group->problems[i].d, head_dims->head_dim);
         }
     }
-    const Kernel &kernel =
-        (config.dtype == ATTN_DTYPE_F16 ? head_dims->fp16() : head_dims->bf16())[2 * config.causal + config.softcap];
+    return ATTN_OK;
+}
 
-    const bool staged = group->count > kInlineProblems;
-    unsigned char *const host = static_cast<unsigned char *>(exec->host_workspace);
-    attn_sm90_plan_entry_t inline_entries[kInlineProblems];
+// A launch on its way: its parameters, and where problems and spans are written before they are uploaded.
+struct Launch {
+    const Kernel *kernel;
     GroupArgs args;
-    ProblemArgs *const problems = staged ? reinterpret_cast<ProblemArgs *>(host) : args.problem;
+    unsigned char *upload; // NULL: they are in `args`
+    uint32_t problems;
+};
+
+// Merges, numbers the tiles and writes the records of all problems.
+attn_status_t describe(const attn_group_t *group, const attn_exec_t *exec, Launch *launch, attn_error_t *err)
+{
+    attn_problem_t few[kInlineProblems];
+    attn_sm90_plan_entry_t few_entries[kInlineProblems];
+    unsigned char *const host = static_cast<unsigned char *>(exec->host_workspace);
+    const bool many = group->count > kInlineProblems;
+    attn_problem_t *const merged = many ? reinterpret_cast<attn_problem_t *>(host + upload_bytes(group->count)) : few;
+    const attn_group_t work = {group->config, attn_sm90_merge(group, merged), merged};
+    launch->problems = work.count;
+    launch->upload = work.count > kInlineProblems ? host : nullptr;
+    ProblemArgs *const records =
+        launch->upload != nullptr ? reinterpret_cast<ProblemArgs *>(host) : launch->args.problem;
     attn_sm90_plan_t plan = {};
-    plan.spans = staged ? reinterpret_cast<attn_sm90_span_t *>(problems + group->count) : args.span;
-    plan.entries =
-        staged ? reinterpret_cast<attn_sm90_plan_entry_t *>(host + upload_bytes(group->count)) : inline_entries;
-    const uint32_t units = static_cast<uint32_t>(exec->device->units);
-    attn_status_t st =
-        attn_sm90_plan(group, static_cast<uint32_t>(kernel.rows), static_cast<uint32_t>(kernel.keys), units, &plan);
+    plan.spans =
+        launch->upload != nullptr ? reinterpret_cast<attn_sm90_span_t *>(records + work.count) : launch->args.span;
+    plan.entries = many ? reinterpret_cast<attn_sm90_plan_entry_t *>(merged + group->count) : few_entries;
+    const Kernel &kernel = *launch->kernel;
+    attn_status_t st = attn_sm90_plan(&work, static_cast<uint32_t>(kernel.rows), static_cast<uint32_t>(kernel.keys),
+                                      static_cast<uint32_t>(exec->device->units), &plan);
     if (st != ATTN_OK) {
         return attn_error_set(err, st, "the group has more than %u tiles of %d rows", ATTN_SM90_TILES_MAX, kernel.rows);
     }
-    if (plan.tiles == 0) {
-        return ATTN_OK;
-    }
+    launch->args.spans = plan.spans_used;
+    launch->args.tiles = plan.tiles;
     EncodeTiled encode_tiled;
     st = encoder(&encode_tiled, err);
-    if (st == ATTN_OK) {
-        st = configure(kernel, err);
+    for (uint32_t i = 0; st == ATTN_OK && i < work.count; ++i) {
+        st = fill(encode_tiled, work.config, merged[plan.entries[i].problem], kernel.keys, &records[i], err);
     }
-    for (uint32_t i = 0; st == ATTN_OK && i < plan.problems; ++i) {
-        st = fill(encode_tiled, config, group->problems[plan.entries[i].problem], kernel.keys, &problems[i], err);
+    return st;
+}
+
+cudaError_t enqueue(Launch *launch, const attn_exec_t *exec)
+{
+    const cudaStream_t stream = static_cast<cudaStream_t>(exec->stream);
+    unsigned char *const device = static_cast<unsigned char *>(exec->workspace) + ATTN_WORKSPACE_ZEROED;
+    GroupArgs &args = launch->args;
+    args.counter = static_cast<uint32_t *>(exec->workspace);
+    args.uploaded = nullptr;
+    args.uploaded_spans = nullptr;
+    if (launch->upload != nullptr) {
+        args.uploaded = reinterpret_cast<const ProblemArgs *>(device);
+        args.uploaded_spans = reinterpret_cast<const attn_sm90_span_t *>(args.uploaded + launch->problems);
+        const cudaError_t rc = upload(device, launch->upload, upload_bytes(launch->problems), stream);
+        if (rc != cudaSuccess) {
+            return rc;
+        }
     }
+    const uint32_t units = static_cast<uint32_t>(exec->device->units);
+    cudaLaunchConfig_t config = {};
+    config.gridDim = dim3(args.tiles < units ? args.tiles : units);
+    config.blockDim = dim3(static_cast<unsigned>(launch->kernel->threads));
+    config.dynamicSmemBytes = launch->kernel->shared_bytes;
+    config.stream = stream;
+    cudaLaunchAttribute early = {};
+    early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    early.val.programmaticStreamSerializationAllowed = 1;
+    config.attrs = &early;
+    config.numAttrs = launch->upload != nullptr ? 1 : 0; // then the kernel waits for the upload itself
+    void *kernel_args[] = {&args};
+    return cudaLaunchKernelExC(&config, reinterpret_cast<const void *>(launch->kernel->entry), kernel_args);
+}
+
+attn_status_t launch(const attn_group_t *group, const attn_exec_t *exec, attn_error_t *err)
+{
+    if (group->count == 0) {
+        return ATTN_OK;
+    }
+    const KernelClass *const head_dims = class_of(group->problems[0].d);
+    attn_status_t st = refuse(group, exec, head_dims, err);
     if (st != ATTN_OK) {
         return st;
     }
-    const cudaStream_t stream = static_cast<cudaStream_t>(exec->stream);
-    unsigned char *const device = static_cast<unsigned char *>(exec->workspace) + ATTN_WORKSPACE_ZEROED;
-    args.counter = static_cast<uint32_t *>(exec->workspace);
-    args.spans = plan.spans_used;
-    args.tiles = plan.tiles;
-    args.uploaded = nullptr;
-    args.uploaded_spans = nullptr;
-    cudaError_t rc = cudaSuccess;
-    if (staged) {
-        args.uploaded = reinterpret_cast<const ProblemArgs *>(device);
-        args.uploaded_spans = reinterpret_cast<const attn_sm90_span_t *>(args.uploaded + group->count);
-        rc = upload(device, host, upload_bytes(group->count), stream);
+    const attn_config_t &config = group->config;
+    Launch launch;
+    launch.kernel =
+        (config.dtype == ATTN_DTYPE_F16 ? head_dims->fp16() : head_dims->bf16()) + 2 * config.causal + config.softcap;
+    st = describe(group, exec, &launch, err);
+    if (st != ATTN_OK || launch.args.tiles == 0) {
+        return st;
     }
-    if (rc == cudaSuccess) {
-        cudaLaunchConfig_t launch_config = {};
-        launch_config.gridDim = dim3(args.tiles < units ? args.tiles : units);
-        launch_config.blockDim = dim3(static_cast<unsigned>(kernel.threads));
-        launch_config.dynamicSmemBytes = kernel.shared_bytes;
-        launch_config.stream = stream;
-        cudaLaunchAttribute early = {};
-        early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-        early.val.programmaticStreamSerializationAllowed = 1;
-        launch_config.attrs = &early;
-        launch_config.numAttrs = staged ? 1 : 0; // then the kernel waits for the upload itself
-        void *kernel_args[] = {&args};
-        rc = cudaLaunchKernelExC(&launch_config, reinterpret_cast<const void *>(kernel.entry), kernel_args);
+    st = configure(*launch.kernel, err);
+    if (st != ATTN_OK) {
+        return st;
     }
-    if (rc != cudaSuccess) {
-        return attn_error_set(err, ATTN_ERR_DEVICE, "unified could not be launched: %s", cudaGetErrorString(rc));
-    }
-    return ATTN_OK;
+    const cudaError_t rc = enqueue(&launch, exec);
+    return rc == cudaSuccess
+               ? ATTN_OK
+               : attn_error_set(err, ATTN_ERR_DEVICE, "unified could not be launched: %s", cudaGetErrorString(rc));
 }
 
 } // namespace
