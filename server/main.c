@@ -137,6 +137,7 @@ static attn_status_t parts_start(daemon_parts_t *parts, attn_error_t *err)
         .quarantine_s = options->quarantine_s,
         .watchdog_floor_ms = options->watchdog_floor_ms,
         .watchdog_factor = options->watchdog_factor,
+        .spin_us = options->spin_us == ATTN_NUMBER_AUTO ? 0 : options->spin_us,
     };
     status = attn_sched_start(&sched_options, &parts->front.sched, err);
     if (status != ATTN_OK) {

@@ -69,6 +69,10 @@ static const option_t table[] = {
                    "how long the socket's thread looks at rings before it sleeps; auto = 200 where there are more than "
                    "two cores"),
     NUMBER("socket-connections", socket_connections, "256", 1, 65536, "open connections of the Unix socket"),
+    NUMBER_OR_AUTO(
+        "spin-us", spin_us, "auto", 1, 1e6,
+        "how long the scheduler and idle workers look for work before they sleep (workers with work under way "
+        "twice as long); auto = 200 where there are more than two cores, else not at all"),
     BYTES("socket-region-bytes", socket_region_bytes, "0", 0, BYTES_MAX,
           "host memory that one connection of the socket may register; 0 = a quarter of the memory"),
     STRING("port-file", port_file, "", "FILE",

@@ -20,7 +20,7 @@ typedef struct attn_options {
     const char *bind;
     uint32_t http_port, grpc_port, metrics_port;
     const char *socket, *socket_mode, *socket_users, *socket_groups;
-    uint32_t socket_spin_us, socket_connections;
+    uint32_t spin_us, socket_spin_us, socket_connections;
     uint64_t socket_region_bytes;
     const char *port_file;
     const char *devices;

@@ -162,7 +162,8 @@ static attn_status_t choose(attn_sched_t *sched, attn_request_t *request)
         return attn_error_set(&request->outcome.error, ATTN_ERR_UNAVAILABLE,
                               "device %s, where the request's memory lies, is not available", only);
     attn_need_t need;
-    attn_spec_need(&request->spec, request->cu_seqlens_q, request->cu_seqlens_k, attn_places_alignment(request), &need);
+    attn_spec_need(&request->spec, request->cu_seqlens_q, request->cu_seqlens_k,
+                   attn_places_alignment(sched->regions, request), &need);
     need.outputs_overlap = attn_places_overlap(request);
     request->sched.flops = need.flops;
     if (request->op == ATTN_OP_RUN)

@@ -22,13 +22,16 @@ static void tensors_of(const attn_request_t *request, const attn_place_t *ret[TE
         ret[i] = places[i];
 }
 
-uint32_t attn_places_alignment(const attn_request_t *request)
+uint32_t attn_places_alignment(const attn_regions_t *regions, const attn_request_t *request)
 {
     const attn_place_t *places[TENSORS];
     uint64_t bits = ATTN_WIRE_PAGE;
     tensors_of(request, places);
-    for (int i = 0; i < TENSORS; i++)
+    for (int i = 0; i < TENSORS; i++) {
         bits |= places[i]->region == ATTN_REGION_NONE ? 0 : places[i]->offset;
+        if (places[i]->region >= ATTN_REGION_CLIENT_FIRST)
+            bits |= attn_regions_base(regions, places[i]->region);
+    }
     return (uint32_t)(bits & -bits);
 }
 

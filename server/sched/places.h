@@ -10,8 +10,8 @@
 /* Whether O or LSE shares bytes with Q, K, V or the other. Inputs of a request that overlap each other are fine. */
 bool attn_places_overlap(const attn_request_t *request);
 
-/* The largest power of two, at most a page, that divides every tensor's offset. */
-uint32_t attn_places_alignment(const attn_request_t *request);
+/* The largest power of two, at most a page, that divides every tensor's address. */
+uint32_t attn_places_alignment(const attn_regions_t *regions, const attn_request_t *request);
 
 /* The device that a tensor or an event of the request lies on: its UUID, or "" when everything is host memory. */
 const char *attn_places_device(const attn_regions_t *regions, const attn_request_t *request);

@@ -132,6 +132,11 @@ const char *attn_regions_device(const attn_regions_t *regions, uint32_t number)
     return regions->slot[number - ATTN_REGION_CLIENT_FIRST].about.device;
 }
 
+uint64_t attn_regions_base(const attn_regions_t *regions, uint32_t number)
+{
+    return regions->slot[number - ATTN_REGION_CLIENT_FIRST].about.base;
+}
+
 uint32_t attn_regions_count(attn_regions_t *regions)
 {
     pthread_mutex_lock(&regions->lock);

@@ -57,6 +57,9 @@ void attn_regions_await(attn_regions_t *regions, uint32_t number);
 /* The device that a region lies on: its UUID, or "" for host memory. Only for a region that is not dropped. */
 const char *attn_regions_device(const attn_regions_t *regions, uint32_t number);
 
+/* Where it begins in its allocation, which itself begins with a page. */
+uint64_t attn_regions_base(const attn_regions_t *regions, uint32_t number);
+
 uint32_t attn_regions_count(attn_regions_t *regions);
 uint64_t attn_regions_host_bytes(attn_regions_t *regions);
 

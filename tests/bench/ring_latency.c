@@ -195,9 +195,8 @@ static void submit(ring_t *ring)
     attn_shm_submission_t *record = &ring->submissions[ring->count % header->entries];
     *record = (attn_shm_submission_t){.tag = ring->count, .op = ATTN_SHM_NOP};
     ring->count++;
-    atomic_store_explicit(&header->submit_tail, ring->count, memory_order_release);
-    atomic_thread_fence(memory_order_seq_cst);
-    if (atomic_load_explicit(&header->submit_armed, memory_order_relaxed) != 0) {
+    atomic_store(&header->submit_tail, ring->count);
+    if (atomic_load(&header->submit_armed) != 0) {
         uint64_t one = 1;
         if (write(ring->bell, &one, sizeof one) < 0) {
             fail("the doorbell");

@@ -3,7 +3,7 @@
 
     socket_bench.py --tree FOLDER [--devices auto] [--seconds 2]     FOLDER: bin/ and bench/ of the portable tree, or build/
 
-One row per promise: what was measured, its floor, the bar, and whether it is met. One caller, fp16, d 128, medians. With
+Daemon, workers and client spin while they wait. One row per promise: what was measured, its floor, the bar, and whether it is met. One caller, fp16, d 128, medians. With
 --devices cpu the same commands run without a GPU, for their own sake: no floors, no bars. Exits with 1 when a bar is
 missed or something failed, with 77 without a GPU."""
 import argparse
@@ -17,6 +17,7 @@ import service_common as common
 
 TINY = "1,64,64,8/2,128"
 LARGE = "1,4096,4096,32/8,128"
+SPIN_US = "2000"  # everybody looks rather than sleeps until the largest kernel here has ended
 SHAPES = [TINY, "1,1024,1024,16/4,128", LARGE]
 
 
@@ -47,11 +48,12 @@ def main():
     failed = False
     with tempfile.TemporaryDirectory() as folder:
         sock = Path(folder) / "sock"
-        server = common.attnd(options.tree / "bin", "--devices", options.devices, "--socket", sock)
+        spin = ["--spin-us", SPIN_US, "--socket-spin-us", SPIN_US] if gpu else []
+        server = common.attnd(options.tree / "bin", "--devices", options.devices, "--socket", sock, *spin)
 
         def measure(door, shape, depth=1):
             done = subprocess.run([options.tree / "bin/attnctl", "bench", "--socket", sock, "--door", door, "--shape", shape, "--dtype", "fp16",
-                                   "--seconds", str(options.seconds), "--warmup-seconds", "1", "--depth", str(depth), "--json"],
+                                   "--seconds", str(options.seconds), "--warmup-seconds", "1", "--depth", str(depth), "--json", *(["--spin-us", SPIN_US] if gpu else [])],
                                   capture_output=True, text=True, timeout=60 + options.seconds)
             if done.returncode != 0:
                 raise SystemExit(f"{door} {shape}: {done.stdout}{done.stderr}")

@@ -198,8 +198,7 @@ static void submit(client_t *client)
         .v = {.region = client->region, .offset = 2 * bytes},
         .o = {.region = client->region, .offset = 3 * bytes},
     };
-    atomic_store_explicit(&ring->submit_tail, ++client->count, memory_order_release);
-    atomic_thread_fence(memory_order_seq_cst);
+    atomic_store(&ring->submit_tail, ++client->count);
     if (atomic_load(&ring->submit_armed) != 0) {
         uint64_t one = 1;
         ck_assert_int_eq(write(client->bell, &one, sizeof one), sizeof one);
