@@ -72,15 +72,18 @@ typedef struct memory {
     attn_region_t *region;
 } memory_t;
 
-/* Q is zero, so every key weighs alike; V's rows are all `value`, so O is that too. */
+/* Q is zero, so every key weighs alike; V's rows are all `value`, so O is that too. From pinned memory: from any other
+ * a copy waits for what is before it on the stream. */
 static void fill(memory_t *memory, float value, cudaStream_t stream)
 {
-    static unsigned char host[2][TENSOR];
+    static unsigned char *host[2];
     static int turn;
-    unsigned char *v = host[turn++ & 1];
-    for (uint64_t i = 0; i < ELEMENTS; i++)
-        check_store(ATTN_DTYPE_F16, v, i, value);
-    good(cudaMemcpyAsync(memory->base + 2 * TENSOR, v, TENSOR, cudaMemcpyHostToDevice, stream), "upload");
+    turn ^= 1;
+    if (!host[turn])
+        good(cudaMallocHost((void **)&host[turn], TENSOR), "cudaMallocHost");
+    for (uint64_t i = 0; i < ELEMENTS && host[turn]; i++)
+        check_store(ATTN_DTYPE_F16, host[turn], i, value);
+    good(cudaMemcpyAsync(memory->base + 2 * TENSOR, host[turn], TENSOR, cudaMemcpyHostToDevice, stream), "upload");
 }
 
 static bool holds(const memory_t *memory, float value)
