@@ -151,7 +151,7 @@ void *attn_cuda_direct(const attn_engine_t *engine, const void *host, uint64_t b
 /* Adds a copy to the device, or from it. */
 void attn_cuda_moves_add(attn_cuda_moves_t *moves, void *device, const void *host, uint64_t bytes, bool in);
 /* Queues the copies and empties the list. `gather`: by a kernel, if it can do these. */
-cudaError_t attn_cuda_moves_queue(const attn_engine_t *engine, attn_cuda_moves_t *moves, bool in, bool gather,
+cudaError_t attn_cuda_moves_queue(attn_engine_t *engine, attn_cuda_moves_t *moves, bool in, bool gather,
                                   cudaStream_t stream, bool *ret_gathered);
 /* Each makes at least `bytes` available; contents are lost. */
 attn_status_t attn_cuda_slab(attn_engine_t *engine, attn_cuda_flight_t *flight, uint64_t bytes, attn_error_t *err);

@@ -151,7 +151,7 @@ static bool multiples_of_16(const attn_cuda_moves_t *moves)
     return true;
 }
 
-cudaError_t attn_cuda_moves_queue(const attn_engine_t *engine, attn_cuda_moves_t *moves, bool in, bool gather,
+cudaError_t attn_cuda_moves_queue(attn_engine_t *engine, attn_cuda_moves_t *moves, bool in, bool gather,
                                   cudaStream_t stream, bool *ret_gathered)
 {
     attn_cuda_move_t resolved[ATTN_CUDA_MOVES];
@@ -162,10 +162,13 @@ cudaError_t attn_cuda_moves_queue(const attn_engine_t *engine, attn_cuda_moves_t
     bool batch = engine->batch_copies && moves->count >= BATCH_COPIES_MIN;
     bool together = (gather || batch) && moves_resolve(engine, moves, in, resolved);
     *ret_gathered = together && gather;
-    if (*ret_gathered)
+    if (*ret_gathered) {
         rc = (cudaError_t)attn_cuda_gather(resolved, moves->count, stream);
-    else if (together)
-        rc = moves_batch(resolved, moves->count, stream);
+    } else if (together && moves_batch(resolved, moves->count, stream) != cudaSuccess) {
+        /* A driver that cannot, or an error that the copies below meet again. */
+        cudaGetLastError();
+        engine->batch_copies = together = false;
+    }
     for (uint32_t i = 0; i < moves->count && rc == cudaSuccess && !together; i++)
         rc = pair_copy(engine, &moves->pair[i], in, stream);
     pthread_mutex_unlock(&engine->ranges->lock);

@@ -256,7 +256,8 @@ int main(int argc, char **argv)
         for (uint32_t i = 0; i < view.device_count; i++)
             ready += view.devices[i].state == ATTN_DEVICE_READY;
     }
-    sleep(3); /* workers touch and pin their arenas first */
+    /* Workers touch and pin their arenas first, in the background: about 2 s per GiB. */
+    sleep(3 + 2 * (unsigned)(admit_options.arena_bytes >> 30));
     printf("%.1f cores, spinning %u us, %u device%s %s, variant %s\n", attn_cpus_usable(), options.spin_us,
            view.device_count, view.device_count == 1 ? "" : "s", options.devices, variant);
     const int callers[] = {1, 4, 16};
