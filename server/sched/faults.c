@@ -153,10 +153,10 @@ void attn_sched_judge_death(attn_sched_t *sched, attn_sched_device_t *device, at
                  attn_log_integer("requests", count), attn_log_text("request", count ? jobs[0].request->id : ""),
                  attn_log_text("subject", count ? subject(jobs[0].request) : ""));
     for (uint32_t i = 0; i < count; i++) {
-        verdict_t verdict = nobodys                     ? VERDICT_KILLED
-                            : jobs[i].group > suspected ? VERDICT_INNOCENT
-                            : lane == ATTN_LANE_LAB     ? VERDICT_GUILTY
-                                                        : VERDICT_SUSPECT;
+        verdict_t verdict = jobs[i].group > suspected ? VERDICT_INNOCENT
+                            : nobodys                 ? VERDICT_KILLED
+                            : lane == ATTN_LANE_LAB   ? VERDICT_GUILTY
+                                                      : VERDICT_SUSPECT;
         judge_request(sched, jobs[i].request, verdict, why, now_ns);
     }
 }
