@@ -34,6 +34,7 @@ for program in attn_gpu_reference_test attn_gpu_engine_test attn_gpu_device_regi
 done
 if [ -x "$bin/attnd" ] && [ -x "$bin/attn-worker" ]; then
     run "service" 120 python3 "$here/smoke.py" "$bin" "$here/../data/minilm_qkv.safetensors"
+    run "groups through the service" 90 python3 "$here/groups.py" "$bin"
     run "every door for libattn" 300 python3 "$here/local_client.py" "$bin" "$here/../data/minilm_qkv.safetensors" --seconds 1
     for variant in unified reference; do
         run "every capability of $variant over HTTP" 60 python3 "$here/capabilities.py" "$bin" --variant "$variant"
