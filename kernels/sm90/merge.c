@@ -69,7 +69,7 @@ static uint32_t run_length(const attn_problem_t *first, uint32_t count, steps_t 
     uint32_t length = 1;
 
     while (length < count && first->batch == 1 && alike(first, first + length)) {
-        steps_t steps;
+        steps_t steps = {0}; /* gcc 12 does not see that steps_between() always writes it */
 
         if (!steps_between(first + length - 1, first + length, &steps) ||
             (length > 1 && !steps_equal(&steps, ret_steps)))
@@ -93,7 +93,7 @@ uint32_t attn_sm90_merge(const attn_group_t *group, attn_problem_t *merged)
     if (count > 1)
         qsort(merged, count, sizeof(merged[0]), problem_compare);
     for (uint32_t i = 0; i < count;) {
-        steps_t steps;
+        steps_t steps = {0}; /* gcc 12 does not see that steps_between() always writes it */
         uint32_t length = run_length(&merged[i], count - i, &steps);
         attn_problem_t p = merged[i];
 
