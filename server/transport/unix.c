@@ -6,10 +6,12 @@
 #include "transport/unix.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include "base/clock.h"
@@ -199,6 +201,7 @@ static void door_free(attn_unix_t *door)
     unix_listen_end(door);
     attn_fd_close(&door->epoll);
     attn_fd_close(&door->wake);
+    attn_fd_close(&door->spare);
     pthread_mutex_destroy(&door->mail_lock);
     free(door);
 }
@@ -209,6 +212,12 @@ static void limits_take(attn_unix_t *door)
     uint64_t memory = attn_memory_usable();
     door->spin_us = options->socket_spin_us == ATTN_NUMBER_AUTO ? attn_cpus_spin_us() : options->socket_spin_us;
     door->connections_max = options->socket_connections;
+    /* A region has a descriptor here and in every worker: all of them may have a quarter of those there are, and one
+     * connection a quarter of that. */
+    struct rlimit files = {.rlim_cur = 1024};
+    getrlimit(RLIMIT_NOFILE, &files);
+    door->regions_all_max = files.rlim_cur / 4 < ATTN_REGIONS_MAX ? (uint32_t)(files.rlim_cur / 4) : ATTN_REGIONS_MAX;
+    door->regions_max = door->regions_all_max / 4 < UNIX_REGIONS_MAX ? door->regions_all_max / 4 : UNIX_REGIONS_MAX;
     /* Half of the memory for all clients together; one has half of that, unless it is said otherwise. */
     door->region_bytes_all_max = memory / 2;
     door->region_bytes_max = options->socket_region_bytes != 0 ? options->socket_region_bytes : memory / 4;
@@ -244,6 +253,7 @@ attn_status_t attn_unix_start(attn_front_t *front, attn_unix_t **ret, attn_error
     door->front = front;
     door->regions = attn_sched_regions(front->sched);
     door->listener = door->epoll = door->wake = -1;
+    door->spare = attn_fd_raise(open("/dev/null", O_RDONLY | O_CLOEXEC));
     pthread_mutex_init(&door->mail_lock, NULL);
     limits_take(door);
     attn_error_t failure;

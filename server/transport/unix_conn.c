@@ -1,6 +1,7 @@
 /* transport/unix_conn.c: connections of the Unix socket's door and the packets on them. The door's thread; sending also
  * from the scheduler's, under conn->lock. */
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -293,12 +294,28 @@ static attn_status_t conn_open(attn_unix_t *door, int fd, attn_error_t *err)
     return ATTN_OK;
 }
 
+/* A connection that cannot be accepted would wake the loop for ever. */
+static void accept_without_room(attn_unix_t *door)
+{
+    attn_error_t err;
+    attn_fd_close(&door->spare);
+    int fd = accept4(door->listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+    if (fd >= 0) {
+        attn_error_set(&err, ATTN_ERR_UNAVAILABLE, "the daemon has no descriptors left; try again later");
+        turn_away(fd, &err);
+    }
+    door->spare = attn_fd_raise(open("/dev/null", O_RDONLY | O_CLOEXEC));
+}
+
 void unix_conn_accept(attn_unix_t *door)
 {
     for (int i = 0; i < ACCEPTS_AT_ONCE; i++) {
         int fd = attn_fd_raise(accept4(door->listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK));
         attn_error_t err;
         if (fd < 0) {
+            if (errno == EMFILE || errno == ENFILE) {
+                accept_without_room(door);
+            }
             return;
         }
         if (conn_open(door, fd, &err) != ATTN_OK) {

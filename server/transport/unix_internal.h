@@ -147,7 +147,8 @@ struct attn_unix {
     pthread_t thread;
     uint32_t spin_us;
     uint64_t region_bytes_max, region_bytes_all_max;
-    uint32_t connections_max;
+    uint32_t connections_max, regions_max, regions_all_max;
+    int spare; /* a descriptor to let go of when there are no more, so that who knocks can be turned away */
     atomic_bool stopping, refusing;
 
     /* The door's thread. */

@@ -32,7 +32,7 @@ static void welcome(unix_conn_t *conn, uint64_t tag)
     welcome.version = UNIX_VERSION;
     welcome.daemon = (char *)(uintptr_t)ATTND_VERSION;
     welcome.max_message_bytes = UNIX_MESSAGE_BYTES;
-    welcome.max_regions = UNIX_REGIONS_MAX;
+    welcome.max_regions = door->regions_max;
     welcome.max_region_bytes = door->region_bytes_max;
     welcome.max_ring_entries = ATTN_SHM_ENTRIES_MAX;
     welcome.max_in_flight = UNIX_IN_FLIGHT_MAX;

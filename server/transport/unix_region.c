@@ -275,6 +275,22 @@ static bool take_slot(void *const *table, uint32_t *generations, uint32_t size, 
     return false;
 }
 
+static attn_status_t check_count(const unix_conn_t *conn, attn_error_t *err)
+{
+    const attn_unix_t *door = conn->door;
+    if (conn->region_count >= door->regions_max) {
+        return attn_error_set(err, ATTN_ERR_UNAVAILABLE,
+                              "this connection has %u regions and events already; release some, or put several tensors "
+                              "into one",
+                              conn->region_count);
+    }
+    if (atomic_load(&door->region_count) >= door->regions_all_max) {
+        return attn_error_set(err, ATTN_ERR_UNAVAILABLE, "all clients together have %u regions and events already",
+                              door->regions_all_max);
+    }
+    return ATTN_OK;
+}
+
 static attn_status_t take_head(unix_conn_t *conn, const Attn__V1__RegisterRegion *message, unix_region_t *region,
                                attn_error_t *err)
 {
@@ -287,10 +303,8 @@ static attn_status_t take_head(unix_conn_t *conn, const Attn__V1__RegisterRegion
             attn_error_set(err, ATTN_ERR_INVALID_ARGUMENT,
                            "region \"%s\" is registered already; release it first, or use another name", region->name);
     }
-    if (status == ATTN_OK && conn->region_count >= UNIX_REGIONS_MAX) {
-        status = attn_error_set(err, ATTN_ERR_UNAVAILABLE,
-                                "this connection has %u regions already; release some, or put several tensors into one",
-                                UNIX_REGIONS_MAX);
+    if (status == ATTN_OK) {
+        status = check_count(conn, err);
     }
     region->hash = hash_name(region->name);
     region->about.writable = message->access == ATTN__V1__REGION_ACCESS__REGION_ACCESS_READ_WRITE;
@@ -378,6 +392,9 @@ void unix_event_register(unix_conn_t *conn, uint64_t tag, const Attn__V1__Regist
         event->conn = conn;
         event->tag = tag;
         event->about = (attn_region_about_t){.kind = ATTN_REGION_EVENT, .fd = -1};
+        status = check_count(conn, &err);
+    }
+    if (status == ATTN_OK) {
         status = take_handle(&message->handle, &event->about, &err);
     }
     if (status == ATTN_OK) {
