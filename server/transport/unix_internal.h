@@ -185,16 +185,21 @@ void unix_conn_refuse(unix_conn_t *conn, uint64_t tag, const attn_error_t *err);
 /* unix_message.c: one packet. Descriptors that it does not keep are closed. */
 void unix_message_handle(unix_conn_t *conn, const unsigned char *data, size_t bytes, int *fds, uint32_t fd_count);
 
-/* unix_region.c */
+/* unix_register.c */
 void unix_region_register(unix_conn_t *conn, uint64_t tag, const Attn__V1__RegisterRegion *message, int *fds,
                           uint32_t fd_count);
+void unix_event_register(unix_conn_t *conn, uint64_t tag, const Attn__V1__RegisterEvent *message);
+
+/* unix_region.c */
+attn_status_t unix_region_begin(unix_region_t *region, attn_error_t *err); /* counts it, hands it to the workers */
+void unix_region_good(unix_region_t *region);                              /* good without a worker's word */
+uint64_t unix_region_hash(const char *name);
 void unix_region_release(unix_conn_t *conn, uint64_t tag, const char *name);
+void unix_event_release(unix_conn_t *conn, uint64_t tag, uint32_t id);
 void unix_region_release_all(unix_conn_t *conn);
 void unix_region_look(unix_conn_t *conn); /* goes on with what waited for other threads */
 unix_region_t *unix_region_by_name(unix_conn_t *conn, const char *name);
 unix_region_t *unix_region_by_id(unix_conn_t *conn, uint32_t id);
-void unix_event_register(unix_conn_t *conn, uint64_t tag, const Attn__V1__RegisterEvent *message);
-void unix_event_release(unix_conn_t *conn, uint64_t tag, uint32_t id);
 unix_region_t *unix_event_by_id(unix_conn_t *conn, uint32_t id);
 attn_status_t unix_region_usable(const unix_region_t *region, attn_error_t *err);
 
