@@ -11,9 +11,13 @@
 #include "attn/engine_variants.h"
 #include "base/cpus.h"
 
-/* Answers up to this size are written by the kernel over PCIe. H200, p50 with and without, one request: 128 KiB 32.7
- * and 37.5 us, 512 KiB 65 and 74, 8 MiB 462 and 391. */
+/* Answers up to this size are written by the kernel over PCIe. H100, p50 of one request, with and without: 128 KiB 31.9
+ * and 36.8 us, 256 KiB 35.9 and 40.9, 512 KiB 65.9 and 72.6, 8 MiB 438 and 350. */
 #define DIRECT_BYTES (UINT64_C(512) << 10)
+
+/* Inputs of a lone group up to this size are fetched by a kernel. H100, p50 of one request, with and without: 192 KiB
+ * 29.2 and 31.9 us, 384 KiB 35.6 and 35.9, 1.5 MiB 68.1 and 65.9. */
+#define GATHER_BYTES (UINT64_C(256) << 10)
 
 static void cuda_close(attn_engine_t *engine)
 {
@@ -63,6 +67,7 @@ static attn_status_t cuda_open(const attn_engine_setup_t *setup, attn_engine_t *
         return attn_error_set(err, ATTN_ERR_NO_MEMORY, "no memory for the CUDA engine");
     engine->setup = *setup;
     engine->direct_bytes = DIRECT_BYTES;
+    engine->gather_bytes = GATHER_BYTES;
     engine->batch_copies = true;
     engine->threads = (unsigned)(attn_cpus_usable() + 0.5);
     engine->annotate = attn_cuda_nvtx_wanted();

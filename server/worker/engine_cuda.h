@@ -107,6 +107,7 @@ struct attn_engine {
     uint64_t direct_bytes;
     /* Inputs of a group up to this size in all are fetched by a kernel rather than by copies. */
     uint64_t gather_bytes;
+    bool gather_apart; /* also beside other groups: for tests and measurements */
     bool batch_copies; /* copies of a group are queued by one call */
 };
 

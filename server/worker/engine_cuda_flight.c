@@ -235,7 +235,8 @@ static attn_status_t copy_in(queue_t *queue)
 {
     attn_engine_t *engine = queue->engine;
     attn_cuda_moves_t *moves = &engine->moves_in;
-    bool gather = moves->bytes <= engine->gather_bytes, gathered;
+    /* Beside other groups its blocks would wait for theirs; a copy engine does not. */
+    bool gather = moves->bytes <= engine->gather_bytes && (engine->gather_apart || !queue->flight->apart), gathered;
     queue->flight->group->result.link_in_bytes += moves->bytes;
     cudaError_t rc = attn_cuda_moves_queue(engine, moves, true, gather, queue->in, &gathered);
     queue->flight->group->result.launches += gathered;

@@ -218,6 +218,7 @@ static void tiny(double seconds)
         bool as_served = i == sizeof modes / sizeof modes[0];
         engine->batch_copies = as_served ? batch : modes[i].batch;
         engine->gather_bytes = as_served ? gather : modes[i].gather;
+        engine->gather_apart = !as_served;
         engine->direct_bytes = as_served ? direct : modes[i].direct;
         printf("  %-54s", as_served ? "as the engine is set" : modes[i].name);
         for (uint32_t size = 1; size <= ATTN_WIRE_GROUP_MAX; size *= 8) {

@@ -121,6 +121,7 @@ void test_groups(attn_engine_t *engine, attn_memory_t *memory, uint64_t first, c
         char name[64];
         engine->direct_bytes = mode & 1 ? UINT64_C(1) << 30 : 0;
         engine->gather_bytes = mode & 2 ? UINT64_C(1) << 30 : 0;
+        engine->gather_apart = true;
         engine->batch_copies = mode & 4;
         snprintf(name, sizeof name, "%s%s%s%s", where, mode & 1 ? " direct" : "", mode & 2 ? " gather" : "",
                  mode & 4 ? " batch" : "");
@@ -128,6 +129,7 @@ void test_groups(attn_engine_t *engine, attn_memory_t *memory, uint64_t first, c
     }
     engine->direct_bytes = direct;
     engine->gather_bytes = gather;
+    engine->gather_apart = false;
     engine->batch_copies = true;
     free(expected);
 }
