@@ -239,11 +239,10 @@ static bool order_obey(attn_client_memory_t *memory)
 static int64_t pin_one(attn_client_memory_t *memory)
 {
     attn_client_region_t *region = memory->table[memory->unpinned[memory->unpinned_count - 1]];
-    int64_t began = attn_clock_ns();
-    bool more = memory->ops->pin(memory->engine, region);
-    if (!more)
+    int64_t took_ns = 0;
+    if (!memory->ops->pin(memory->engine, region, &took_ns))
         memory->unpinned_count--;
-    return PIN_REST * (attn_clock_ns() - began);
+    return PIN_REST * took_ns;
 }
 
 static void *memory_main(void *arg)

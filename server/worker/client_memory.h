@@ -32,8 +32,8 @@ typedef struct attn_client_region {
 typedef struct attn_client_memory_ops {
     /* HOST: prepares for pinning. VMM, IPC, EVENT: imports; without it they are refused. */
     attn_status_t (*add)(struct attn_engine *engine, attn_client_region_t *region, attn_error_t *err);
-    /* One piece of at most about 3 ms; whether there is more. */
-    bool (*pin)(struct attn_engine *engine, attn_client_region_t *region);
+    /* One piece of at most about 3 ms, *ret_ns of it in the driver; whether there is more. */
+    bool (*pin)(struct attn_engine *engine, attn_client_region_t *region, int64_t *ret_ns);
     /* EVENT: whether what was recorded has been reached. */
     attn_status_t (*ready)(struct attn_engine *engine, attn_client_region_t *event, bool *ret, attn_error_t *err);
     void (*drop)(struct attn_engine *engine, attn_client_region_t *region);

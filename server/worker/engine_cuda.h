@@ -28,7 +28,7 @@ typedef struct attn_cuda_range {
 
 /* All of them, by address. The pieces of a range grow under the lock too. */
 typedef struct attn_cuda_ranges {
-    pthread_mutex_t lock;
+    pthread_mutex_t turn, lock; /* attn_cuda_ranges_lock() */
     attn_cuda_range_t **range;
     uint32_t count, room;
 } attn_cuda_ranges_t;
@@ -161,7 +161,11 @@ attn_status_t attn_cuda_staging(attn_cuda_flight_t *flight, uint64_t bytes, attn
 
 /* engine_cuda_ranges.c */
 attn_status_t attn_cuda_ranges_create(attn_cuda_ranges_t **ret, attn_error_t *err);
-void attn_cuda_ranges_destroy(attn_cuda_ranges_t *ranges);                        /* NULL is fine */
+void attn_cuda_ranges_destroy(attn_cuda_ranges_t *ranges); /* NULL is fine */
+/* In turns: a main thread that queues one group after the other would else never let the regions' thread pin (H100,
+ * four requests of 84 MiB in flight from pageable memory: 4 ms each instead of 1). */
+void attn_cuda_ranges_lock(attn_cuda_ranges_t *ranges);
+void attn_cuda_ranges_unlock(attn_cuda_ranges_t *ranges);
 bool attn_cuda_ranges_link(attn_cuda_ranges_t *ranges, attn_cuda_range_t *range); /* false: no memory. Takes the lock */
 void attn_cuda_ranges_unlink(attn_cuda_ranges_t *ranges, const attn_cuda_range_t *range); /* takes the lock */
 /* The range that holds all of the bytes, with where in it; NULL for memory that is nobody's. Under the lock. */
@@ -173,7 +177,7 @@ void attn_cuda_range_unpin(attn_cuda_range_t *range);
 
 /* engine_cuda_clients.c: for attn_client_memory_ops_t. The regions' thread. */
 attn_status_t attn_cuda_client_add(attn_engine_t *engine, attn_client_region_t *region, attn_error_t *err);
-bool attn_cuda_client_pin(attn_engine_t *engine, attn_client_region_t *region);
+bool attn_cuda_client_pin(attn_engine_t *engine, attn_client_region_t *region, int64_t *ret_ns);
 attn_status_t attn_cuda_client_ready(attn_engine_t *engine, attn_client_region_t *event, bool *ret, attn_error_t *err);
 void attn_cuda_client_drop(attn_engine_t *engine, attn_client_region_t *region);
 

@@ -107,12 +107,14 @@ static attn_status_t host_add(attn_engine_t *engine, attn_client_region_t *regio
     return ATTN_OK;
 }
 
-static bool host_pin(attn_engine_t *engine, attn_client_region_t *region)
+static bool host_pin(attn_engine_t *engine, attn_client_region_t *region, int64_t *ret_ns)
 {
     attn_cuda_range_t *range = region->engine;
     cudaSetDevice(0);
-    pthread_mutex_lock(&engine->ranges->lock);
+    attn_cuda_ranges_lock(engine->ranges);
+    int64_t began = attn_clock_ns();
     attn_cuda_range_pin(range);
+    *ret_ns = attn_clock_ns() - began;
     if (range->closed && range->pinned == 0 && range->read_only) {
         /* A driver that cannot pin what this process may not write gets a mapping that it may, if the client gave that
          * much; jobs go on to see the other one. */
@@ -122,7 +124,7 @@ static bool host_pin(attn_engine_t *engine, attn_client_region_t *region)
         range->mapped = map == MAP_FAILED ? range->host : map;
     }
     bool more = !range->closed && range->pinned < range->bytes;
-    pthread_mutex_unlock(&engine->ranges->lock);
+    attn_cuda_ranges_unlock(engine->ranges);
     return more;
 }
 
@@ -286,9 +288,9 @@ attn_status_t attn_cuda_client_add(attn_engine_t *engine, attn_client_region_t *
     }
 }
 
-bool attn_cuda_client_pin(attn_engine_t *engine, attn_client_region_t *region)
+bool attn_cuda_client_pin(attn_engine_t *engine, attn_client_region_t *region, int64_t *ret_ns)
 {
-    return host_pin(engine, region);
+    return host_pin(engine, region, ret_ns);
 }
 
 attn_status_t attn_cuda_client_ready(attn_engine_t *engine, attn_client_region_t *event, bool *ret, attn_error_t *err)

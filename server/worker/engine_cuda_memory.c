@@ -50,22 +50,22 @@ bool attn_cuda_ranges_pin(attn_engine_t *engine)
 {
     attn_cuda_range_t *in = &engine->input, *out = &engine->output;
     bool in_open = !in->closed && in->pinned < in->bytes, out_open = !out->closed && out->pinned < out->bytes;
-    pthread_mutex_lock(&engine->ranges->lock);
+    attn_cuda_ranges_lock(engine->ranges);
     if (in_open && (!out_open || in->pinned <= out->pinned))
         attn_cuda_range_pin(in);
     else if (out_open)
         attn_cuda_range_pin(out);
-    pthread_mutex_unlock(&engine->ranges->lock);
+    attn_cuda_ranges_unlock(engine->ranges);
     return in_open || out_open;
 }
 
 void *attn_cuda_direct(const attn_engine_t *engine, const void *host, uint64_t bytes)
 {
     uint64_t offset;
-    pthread_mutex_lock(&engine->ranges->lock);
+    attn_cuda_ranges_lock(engine->ranges);
     const attn_cuda_range_t *range = attn_cuda_ranges_find(engine->ranges, host, bytes, &offset);
     void *there = range && offset + bytes <= range->pinned ? range->mapped + offset : NULL;
-    pthread_mutex_unlock(&engine->ranges->lock);
+    attn_cuda_ranges_unlock(engine->ranges);
     return there;
 }
 
@@ -158,7 +158,7 @@ cudaError_t attn_cuda_moves_queue(attn_engine_t *engine, attn_cuda_moves_t *move
     cudaError_t rc = cudaSuccess;
     gather = gather && moves->count > 0 && multiples_of_16(moves);
     /* What is pinned stays as it is while copies are queued. */
-    pthread_mutex_lock(&engine->ranges->lock);
+    attn_cuda_ranges_lock(engine->ranges);
     bool batch = engine->batch_copies && moves->count >= BATCH_COPIES_MIN;
     bool together = (gather || batch) && moves_resolve(engine, moves, in, resolved);
     *ret_gathered = together && gather;
@@ -171,7 +171,7 @@ cudaError_t attn_cuda_moves_queue(attn_engine_t *engine, attn_cuda_moves_t *move
     }
     for (uint32_t i = 0; i < moves->count && rc == cudaSuccess && !together; i++)
         rc = pair_copy(engine, &moves->pair[i], in, stream);
-    pthread_mutex_unlock(&engine->ranges->lock);
+    attn_cuda_ranges_unlock(engine->ranges);
     moves->count = 0;
     moves->bytes = 0;
     return rc;

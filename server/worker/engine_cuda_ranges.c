@@ -35,9 +35,22 @@ attn_status_t attn_cuda_ranges_create(attn_cuda_ranges_t **ret, attn_error_t *er
     attn_cuda_ranges_t *ranges = calloc(1, sizeof *ranges);
     if (!ranges)
         return attn_error_set(err, ATTN_ERR_NO_MEMORY, "no memory for the list of pinned memory");
+    pthread_mutex_init(&ranges->turn, NULL);
     pthread_mutex_init(&ranges->lock, NULL);
     *ret = ranges;
     return ATTN_OK;
+}
+
+void attn_cuda_ranges_lock(attn_cuda_ranges_t *ranges)
+{
+    pthread_mutex_lock(&ranges->turn);
+    pthread_mutex_lock(&ranges->lock);
+    pthread_mutex_unlock(&ranges->turn);
+}
+
+void attn_cuda_ranges_unlock(attn_cuda_ranges_t *ranges)
+{
+    pthread_mutex_unlock(&ranges->lock);
 }
 
 void attn_cuda_ranges_destroy(attn_cuda_ranges_t *ranges)
@@ -45,6 +58,7 @@ void attn_cuda_ranges_destroy(attn_cuda_ranges_t *ranges)
     if (!ranges)
         return;
     pthread_mutex_destroy(&ranges->lock);
+    pthread_mutex_destroy(&ranges->turn);
     free(ranges->range);
     free(ranges);
 }
@@ -65,7 +79,7 @@ static int64_t place_of(const attn_cuda_ranges_t *ranges, const char *host)
 
 bool attn_cuda_ranges_link(attn_cuda_ranges_t *ranges, attn_cuda_range_t *range)
 {
-    pthread_mutex_lock(&ranges->lock);
+    attn_cuda_ranges_lock(ranges);
     bool room = ranges->count < ranges->room;
     if (!room) {
         uint32_t more = ranges->room ? 2 * ranges->room : 16;
@@ -81,19 +95,19 @@ bool attn_cuda_ranges_link(attn_cuda_ranges_t *ranges, attn_cuda_range_t *range)
         memmove(at + 1, at, (size_t)(ranges->range + ranges->count++ - at) * sizeof(attn_cuda_range_t *));
         *at = range;
     }
-    pthread_mutex_unlock(&ranges->lock);
+    attn_cuda_ranges_unlock(ranges);
     return room;
 }
 
 void attn_cuda_ranges_unlink(attn_cuda_ranges_t *ranges, const attn_cuda_range_t *range)
 {
-    pthread_mutex_lock(&ranges->lock);
+    attn_cuda_ranges_lock(ranges);
     int64_t i = place_of(ranges, range->host);
     if (i >= 0 && ranges->range[i] == range) {
         attn_cuda_range_t **at = ranges->range + i;
         memmove(at, at + 1, (size_t)(ranges->range + --ranges->count - at) * sizeof(attn_cuda_range_t *));
     }
-    pthread_mutex_unlock(&ranges->lock);
+    attn_cuda_ranges_unlock(ranges);
 }
 
 const attn_cuda_range_t *attn_cuda_ranges_find(const attn_cuda_ranges_t *ranges, const char *host, uint64_t bytes,

@@ -6,6 +6,7 @@
  *
  * "skipped: no GPU" and 77 without one. */
 #include <cuda_runtime_api.h>
+#include <dirent.h>
 #include <libgen.h>
 #include <signal.h>
 #include <stdio.h>
@@ -44,17 +45,25 @@ static void daemon_start(const char *folder)
     }
 }
 
+/* The worker is a child of whichever thread of the daemon started it. */
 static void worker_kill(void)
 {
-    char path[64];
+    char path[320];
     int worker = 0;
-    snprintf(path, sizeof path, "/proc/%d/task/%d/children", (int)daemon_pid, (int)daemon_pid);
-    FILE *file = fopen(path, "r");
-    if (file && fscanf(file, "%d", &worker) == 1)
+    snprintf(path, sizeof path, "/proc/%d/task", (int)daemon_pid);
+    DIR *tasks = opendir(path);
+    for (const struct dirent *task; tasks && worker == 0 && (task = readdir(tasks));) {
+        snprintf(path, sizeof path, "/proc/%d/task/%.20s/children", (int)daemon_pid, task->d_name);
+        FILE *file = fopen(path, "r");
+        if (file && fscanf(file, "%d", &worker) != 1)
+            worker = 0;
+        if (file)
+            fclose(file);
+    }
+    if (tasks)
+        closedir(tasks);
+    if (check(worker > 0, "the worker is found"))
         kill(worker, SIGKILL);
-    check(worker > 0, "the worker is found");
-    if (file)
-        fclose(file);
 }
 
 static attn_client_t *client_open(void)
