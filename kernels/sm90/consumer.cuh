@@ -137,18 +137,12 @@ __device__ __forceinline__ void consume_block(Consumer<T> &io, const Mask &mask,
     }
     hold(p_next);
     hold(sum);
-    if (warp_any((any & kReachedTwo) != 0)) {
-        float rescale[2];
-        if (T::kTwoP) {
-            wgmma_wait<0>();
-            hold(o);
-            hold(p);
-        }
+    // wgmma's waits are for the whole warp group, so none may stand in a branch that a warp takes alone: O follows
+    // below.
+    const bool outgrown = warp_any((any & kReachedTwo) != 0);
+    float rescale[2];
+    if (outgrown) {
         softmax_raise<T>(scale, s, rows, rescale);
-#pragma unroll
-        for (int i = 0; i < T::kOutRegs; ++i) {
-            o[i] *= rescale[(i >> 1) & 1];
-        }
         softmax_exp<T, false>(scale, cap_scale, s, rows.base, sum, p_next);
     }
     rows.sum[0] += sum[0];
@@ -159,6 +153,12 @@ __device__ __forceinline__ void consume_block(Consumer<T> &io, const Mask &mask,
         hold(o);
         hold(p);
         io.release_v();
+    }
+    if (outgrown) {
+#pragma unroll
+        for (int i = 0; i < T::kOutRegs; ++i) {
+            o[i] *= rescale[(i >> 1) & 1];
+        }
     }
 }
 
