@@ -3,6 +3,9 @@
 
 #include <stdlib.h>
 
+/* Tiles per head below which a sequence counts as short. */
+#define SHORT_BLOCKS 16u
+
 int attn_sm90_shape_compare(const attn_problem_t *a, const attn_problem_t *b)
 {
     if (a->s_q != b->s_q)
@@ -34,13 +37,13 @@ static int entry_compare(const void *a, const void *b, void *arg)
 
 /* Cuts a span's heads into sections. The last one gets enough tiles that its longest does not outlast the others: the
  * work of h heads of m tiles is h*m*(m + 1)/2, the longest tile m, so 2*units/(m + 1) heads keep `units` busy as long
- * as that; half as many again for what does not divide. */
+ * as that. Short sequences get half of it: their longest tile is little, and their K and V are what the cache is for. */
 static void cut_sections(const attn_problem_t *p, bool causal, uint32_t units, attn_sm90_span_t *span)
 {
     uint64_t bytes_per_kv_head = (uint64_t)p->s_kv * p->d * 2 * 2; /* K and V, 16-bit elements */
     uint64_t kv_heads = bytes_per_kv_head == 0 ? span->heads : ATTN_SM90_SECTION_BYTES / bytes_per_kv_head;
     uint64_t heads = (kv_heads < 1 ? 1 : kv_heads) * (p->h_q / p->h_kv);
-    uint32_t last = 3 * units / span->m_blocks + 1;
+    uint32_t last = (span->m_blocks < SHORT_BLOCKS ? units : 2 * units) / (span->m_blocks + 1) + 1;
 
     if (!causal)
         heads = 1;

@@ -2,7 +2,7 @@
 // of grouping. Usage: kernel_bench [--rows SUBSTRING] [--dtype bf16|fp16] [--rounds N]. Needs only the CUDA toolkit.
 //
 // Warm: a CUDA graph of back-to-back launches, median of the rounds. Flushed: single launches after writing 256 MiB.
-// Floors: tensors once over 4.3 TB/s (H200; measured copy bandwidth), products at 4096 FLOP per clock and
+// Floors: tensors once at the rate of a device-to-device copy measured first, products at 4096 FLOP per clock and
 // multiprocessor at the clock that the driver names as the maximum. Peers: kernel_peers.py.
 #include <algorithm>
 #include <cmath>
@@ -168,6 +168,28 @@ static float flushed_run(const attn_config_t &config, const attn_problem_t *prob
     return ms * 1000;
 }
 
+static double copy_bytes_per_us; // read and written
+
+static void copy_rate_measure()
+{
+    const size_t bytes = kFlushBytes / 2;
+    cudaEvent_t start, end;
+    float times[9], ms;
+    CUDA_OK(cudaEventCreate(&start));
+    CUDA_OK(cudaEventCreate(&end));
+    for (float &t : times) {
+        CUDA_OK(cudaEventRecord(start, stream));
+        CUDA_OK(cudaMemcpyAsync(flush_memory, flush_memory + bytes / 2, bytes, cudaMemcpyDeviceToDevice, stream));
+        CUDA_OK(cudaEventRecord(end, stream));
+        CUDA_OK(cudaEventSynchronize(end));
+        CUDA_OK(cudaEventElapsedTime(&ms, start, end));
+        t = ms * 1000;
+    }
+    copy_bytes_per_us = 2.0 * static_cast<double>(bytes) / static_cast<double>(median(times, 9));
+    CUDA_OK(cudaEventDestroy(start));
+    CUDA_OK(cudaEventDestroy(end));
+}
+
 static attn_view_t view_of(uint16_t *data, int64_t s, uint32_t h, uint32_t d)
 {
     return {data, s * h * d, static_cast<int64_t>(h) * d, d};
@@ -232,9 +254,9 @@ static void bench(const Row &r, attn_dtype_t dtype, int rounds, double clock_ghz
         f[i] = flushed_run(config, &p);
     }
     const double us = median(a, rounds);
-    printf("%-28s %s %9.1f us %4.0f TFLOP/s  flushed %9.1f  floors: memory %7.1f tensor %8.1f  lse %+5.1f %%",
-           r.name, dtype == ATTN_DTYPE_BF16 ? "bf16" : "fp16", us, flops / us / 1e6,
-           static_cast<double>(median(f, rounds)), static_cast<double>(2 * q_count + 2 * k_count) * 2 / 4.3e6,
+    printf("%-28s %s %9.1f us %4.0f TFLOP/s  flushed %9.1f  floors: memory %7.1f tensor %8.1f  lse %+5.1f %%", r.name,
+           dtype == ATTN_DTYPE_BF16 ? "bf16" : "fp16", us, flops / us / 1e6, static_cast<double>(median(f, rounds)),
+           static_cast<double>(2 * q_count + 2 * k_count) * 2 / copy_bytes_per_us,
            flops / (4096.0 * device.units * clock_ghz * 1e3), 100 * (static_cast<double>(median(b, rounds)) / us - 1));
     if (grouped) {
         printf("  group of %u %+5.1f %%", r.batch, 100 * (static_cast<double>(median(c, rounds)) / us - 1));
@@ -290,7 +312,9 @@ int main(int argc, char **argv)
     CUDA_OK(cudaMallocHost(&run_on.host_workspace, run_on.host_workspace_bytes));
     CUDA_OK(cudaMalloc(&flush_memory, kFlushBytes));
     rows_make();
-    printf("# %s, %d multiprocessors, up to %.3f GHz\n", prop.name, device.units, khz * 1e-6);
+    copy_rate_measure();
+    printf("# %s, %d multiprocessors, up to %.3f GHz, copies %.2f TB/s\n", prop.name, device.units, khz * 1e-6,
+           copy_bytes_per_us * 1e-6);
     for (int i = 0; i < row_count; ++i) {
         for (int t = 0; t < 2; ++t) {
             if (strstr(rows[i].name, filter) != nullptr && (only[0] == 0 || (t == 0) == (strcmp(only, "bf16") == 0))) {

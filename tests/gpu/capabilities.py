@@ -202,7 +202,10 @@ def test_large_logits(run):
         clear = order[..., -1] - order[..., -2] > 100
         winner = p.v[0, s.argmax(axis=-1), 0]
         run.check(np.abs(s).max() > 1e5 and clear.sum() > 100, "the case is not what it is meant to be")
-        run.check(np.array_equal(o[0].transpose(1, 0, 2)[clear], winner[clear]), f"logits of 1e5: another row than the winner's, {dtype}")
+        # P and its sum are rounded apart, so one unit of the dtype is left; any other row is off by more than that.
+        unit = np.abs(winner) * (2.0**-10 if dtype == "fp16" else 2.0**-7)
+        near = np.abs(o[0].transpose(1, 0, 2) - winner) <= unit
+        run.check(near[clear].all(), f"logits of 1e5: another row than the winner's, {dtype}")
 
 
 def test_refusals_and_old_names(run):
