@@ -125,6 +125,7 @@ typedef struct http_conn {
     /* The watch thread's own. */
     uint64_t calls, seen_calls, seen_received;
     bool seen_fresh;
+    int64_t begun_ns;         /* when bytes of a head were first seen; 0 = none yet */
     uint64_t window_progress; /* bytes received, or sent and acknowledged, when the window began */
     int64_t window_ns;        /* 0: it begins at the next look */
 } http_conn_t;

@@ -250,26 +250,32 @@ static void check_reader(http_conn_t *conn, attn_http_call_t *call, int64_t now)
     }
 }
 
-/* No request is under way: either nothing comes, or a head that does not end. */
+/* No request is under way: either nothing comes, or a head that does not end. What has come is looked at only when the
+ * time for a head is over; a head that is first seen then may have begun just now, on a connection that was opened in
+ * advance, and has as long again. */
 static void check_free(http_conn_t *conn, int64_t now)
 {
     const attn_options_t *options = conn->door->front->options;
+    const int64_t head_ns = options->header_timeout_ms * ATTN_NS_PER_MS;
+    const int64_t idle_ns = options->idle_timeout_ms * ATTN_NS_PER_MS;
     int64_t age = now - conn->free_since_ns;
     if (conn->seen_calls != conn->calls) {
         conn->seen_calls = conn->calls;
         conn->seen_fresh = false;
+        conn->begun_ns = 0;
     }
-    if (age <= options->header_timeout_ms * ATTN_NS_PER_MS && age <= options->idle_timeout_ms * ATTN_NS_PER_MS) {
+    if (age <= head_ns && age <= idle_ns) {
         return;
     }
     struct tcp_info info;
     uint64_t received = tcp_state(conn, &info) ? info.tcpi_bytes_received : 0;
-    if (age > options->idle_timeout_ms * ATTN_NS_PER_MS || (conn->seen_fresh && received > conn->seen_received)) {
+    if (age > idle_ns || (conn->begun_ns != 0 && now - conn->begun_ns > head_ns)) {
         cut(conn, NULL);
     } else if (!conn->seen_fresh) {
-        /* After a request: bytes that come from now on begin a head, which has as long again. */
-        conn->seen_fresh = true;
+        conn->seen_fresh = true; /* after a request: bytes that come from now on begin a head */
         conn->seen_received = received;
+    } else if (received > conn->seen_received && conn->begun_ns == 0) {
+        conn->begun_ns = now;
     }
 }
 
