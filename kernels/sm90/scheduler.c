@@ -37,7 +37,8 @@ static int entry_compare(const void *a, const void *b, void *arg)
 
 /* Cuts a span's heads into sections. The last one gets enough tiles that its longest does not outlast the others: the
  * work of h heads of m tiles is h*m*(m + 1)/2, the longest tile m, so 2*units/(m + 1) heads keep `units` busy as long
- * as that. Short sequences get half of it: their longest tile is little, and their K and V are what the cache is for. */
+ * as that. Short sequences get half of it: their longest tile is little, and their K and V are what the cache is for.
+ */
 static void cut_sections(const attn_problem_t *p, bool causal, uint32_t units, attn_sm90_span_t *span)
 {
     uint64_t bytes_per_kv_head = (uint64_t)p->s_kv * p->d * 2 * 2; /* K and V, 16-bit elements */
