@@ -1,6 +1,6 @@
 """What the tests of the Unix socket share: a daemon with a socket, a problem in a region, and its truth."""
 import os
-import mmap
+import socket
 
 import numpy as np
 import pytest
@@ -79,6 +79,35 @@ def module_daemon():
         assert not os.path.exists(d.socket_path)
     finally:
         d.discard()
+
+
+def raw(path):
+    s = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    s.connect(path)
+    s.settimeout(20)
+    return s
+
+
+def works(door, pbs):
+    """A stranger's request is answered right."""
+    with Client(door.socket_path, pbs) as c:
+        p = Problem(seed=9).register(c)
+        p.clear()
+        c.ask(submit=pbs.Submit(request=p.request(pbs)))
+        p.check()
+
+
+def ends(client_socket):
+    """Reads until the end; the last packet."""
+    last = b""
+    while True:
+        try:
+            data = client_socket.recv(1 << 17)
+        except ConnectionResetError:
+            return last
+        if not data:
+            return last
+        last = data
 
 
 @pytest.fixture
