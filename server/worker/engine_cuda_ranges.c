@@ -77,19 +77,24 @@ static int64_t place_of(const attn_cuda_ranges_t *ranges, const char *host)
     return low - 1;
 }
 
+/* Room for one more; false without memory. */
+static bool make_room(attn_cuda_ranges_t *ranges)
+{
+    if (ranges->count < ranges->room)
+        return true;
+    uint32_t more = ranges->room ? 2 * ranges->room : 16;
+    attn_cuda_range_t **grown = realloc(ranges->range, more * sizeof(attn_cuda_range_t *));
+    if (!grown)
+        return false;
+    ranges->range = grown;
+    ranges->room = more;
+    return true;
+}
+
 bool attn_cuda_ranges_link(attn_cuda_ranges_t *ranges, attn_cuda_range_t *range)
 {
     attn_cuda_ranges_lock(ranges);
-    bool room = ranges->count < ranges->room;
-    if (!room) {
-        uint32_t more = ranges->room ? 2 * ranges->room : 16;
-        attn_cuda_range_t **grown = realloc(ranges->range, more * sizeof(attn_cuda_range_t *));
-        room = grown != NULL;
-        if (room) {
-            ranges->range = grown;
-            ranges->room = more;
-        }
-    }
+    bool room = make_room(ranges);
     if (room) {
         attn_cuda_range_t **at = ranges->range + place_of(ranges, range->host) + 1;
         memmove(at + 1, at, (size_t)(ranges->range + ranges->count++ - at) * sizeof(attn_cuda_range_t *));

@@ -136,7 +136,8 @@ static void slots_make(const attn_spec_t *spec, const attn_sizes_t *sizes, uint3
 static void submit(slot_t *slot, uint32_t per_group, uint32_t repeat)
 {
     static uint64_t number;
-    slot->group = (attn_engine_group_t){.number = ++number,
+    number++;
+    slot->group = (attn_engine_group_t){.number = number,
                                         .op = ATTN_OP_RUN,
                                         .variant = "unified",
                                         .repeat = repeat,

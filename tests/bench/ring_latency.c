@@ -272,7 +272,7 @@ int main(int argc, char **argv)
     }
     printf("%-10s %14s %14s %14s %14s   median us of %d rounds\n", "cores", "ping-pong", "ring, spinning",
            "ring, futex", "ring, pipe", rounds);
-    for (int other = 0; other <= (cores > 1); other++) {
+    for (int other = 0; other < (cores > 1 ? 2 : 1); other++) {
         double floor = ping_pong_us(0, other, rounds, times);
         double spin = other ? ring_us(argv[1], 0, other, SPIN, rounds, times) : 0;
         double futex = ring_us(argv[1], 0, other, FUTEX, rounds, times);
