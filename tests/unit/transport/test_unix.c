@@ -1,64 +1,21 @@
 /* test_unix.c: the Unix socket's door in the test's own process, with the scheduler and a real worker: the hot path of
- * the ring allocates nothing, as a count of every call of the allocator says, and tensors are where the client put
- * them. What clients can do to it is tests/e2e/test_socket*.py. */
+ * the ring allocates nothing, neither in the daemon nor in the worker, as a count of every call of the allocator says,
+ * and tensors are where the client put them. What clients can do to it is tests/e2e/test_socket*.py. */
 #include <check.h>
 #include <stdatomic.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <unistd.h>
 
+#include "allocations.h"
 #include "attn/v1/shm_ring.h"
 #include "attn/v1/socket.pb-c.h"
 #include "base/clock.h"
 #include "sched/admit.h"
 #include "transport/unix.h"
-
-/* ---- the allocator, counted (the linker's --wrap) ---- */
-
-static atomic_bool counting;
-static atomic_uint allocations;
-static _Thread_local bool is_client; /* the test's own thread: Check allocates with every assertion */
-
-#pragma GCC diagnostic ignored "-Wmissing-prototypes" /* the linker's names */
-void *__real_malloc(size_t bytes);
-void *__real_calloc(size_t count, size_t bytes);
-void *__real_realloc(void *memory, size_t bytes);
-int __real_posix_memalign(void **ret, size_t alignment, size_t bytes);
-
-static void count(void)
-{
-    if (!is_client && atomic_load_explicit(&counting, memory_order_relaxed)) {
-        atomic_fetch_add_explicit(&allocations, 1, memory_order_relaxed);
-    }
-}
-
-void *__wrap_malloc(size_t bytes)
-{
-    count();
-    return __real_malloc(bytes);
-}
-
-void *__wrap_calloc(size_t n, size_t bytes)
-{
-    count();
-    return __real_calloc(n, bytes);
-}
-
-void *__wrap_realloc(void *memory, size_t bytes)
-{
-    count();
-    return __real_realloc(memory, bytes);
-}
-
-int __wrap_posix_memalign(void **ret, size_t alignment, size_t bytes)
-{
-    count();
-    return __real_posix_memalign(ret, alignment, bytes);
-}
 
 /* ---- the door ---- */
 
@@ -71,6 +28,7 @@ static void setup(void)
 {
     attn_error_t err;
     char *argv[] = {"attnd", "--socket", path, "--devices", "cpu", "--arena-bytes", "16M"};
+    allocations_share();
     snprintf(path, sizeof path, "/tmp/test-unix-%d.sock", (int)getpid());
     ck_assert_int_eq(attn_options_parse(7, argv, NULL, &options, &err), ATTN_OK);
     const attn_admit_options_t admit = {.arena_bytes = options.arena_bytes};
@@ -219,35 +177,50 @@ static void reap(client_t *client)
     atomic_store_explicit(&ring->complete_head, client->count, memory_order_release);
 }
 
+/* Submits 2000 requests one by one, then as many with up to 8 in flight. */
+static void run_many(client_t *client)
+{
+    for (int i = 0; i < 2000; i++) {
+        submit(client);
+        reap(client);
+    }
+    for (int i = 0; i < 2000; i++) {
+        submit(client);
+        if (i % 8 == 7) {
+            reap(client);
+        }
+    }
+}
+
 START_TEST(the_hot_path_allocates_nothing)
 {
     client_t client = client_open();
-    is_client = true;
+    allocations_leave_out();
     for (int i = 0; i < TENSOR; i++) {
         client.memory[i] = 0;                           /* q: all keys weigh alike */
         client.memory[TENSOR + i] = 1;                  /* k */
         client.memory[2 * TENSOR + i] = (float)(i % D); /* v: every row the same */
         client.memory[3 * TENSOR + i] = -1;
     }
-    for (int i = 0; i < 200; i++) { /* series of metrics and the like are made on first use */
-        submit(&client);
-        reap(&client);
-    }
-    atomic_store(&counting, true);
-    for (int i = 0; i < 2000; i++) {
-        submit(&client);
-        reap(&client);
-    }
-    atomic_store(&counting, false);
-    ck_assert_uint_eq(atomic_load(&allocations), 0);
+    run_many(&client); /* series of metrics, room for groups of each size and the like are made on first use */
+    allocations_count(true);
+    run_many(&client);
+    allocations_count(false);
+    ck_assert_uint_eq(allocations_here(), 0);
+    ck_assert_uint_eq(allocations_there(), 0);
     for (int i = 0; i < TENSOR; i++) {
         ck_assert_float_eq_tol(client.memory[3 * TENSOR + i], (float)(i % D), 1e-4f);
     }
-    /* The counter counts: a connection costs the daemon some. */
-    atomic_store(&counting, true);
-    close(client_open().fd);
-    atomic_store(&counting, false);
-    ck_assert_uint_gt(atomic_load(&allocations), 0);
+    /* The counters count: a connection costs the daemon some, and a region the worker, which has it before a request
+     * in it is done. */
+    allocations_count(true);
+    client_t other = client_open();
+    submit(&other);
+    reap(&other);
+    allocations_count(false);
+    close(other.fd);
+    ck_assert_uint_gt(allocations_here(), 0);
+    ck_assert_uint_gt(allocations_there(), 0);
     /* Nothing went through the daemon's own memory. */
     attn_admit_view_t view;
     attn_admit_view(front.admit, &view);
