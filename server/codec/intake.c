@@ -107,6 +107,7 @@ static attn_status_t set_segments(attn_intake_t *intake, const attn_slice_t *sli
 {
     for (uint32_t i = 0; i < count; i++) {
         void *address = NULL;
+        bool is_tensor = true;
         switch (slices[i].tag) {
         case ATTN_TENSOR_Q:
             address = intake->q_address;
@@ -118,6 +119,7 @@ static attn_status_t set_segments(attn_intake_t *intake, const attn_slice_t *sli
             address = intake->v_address;
             break;
         default: {
+            is_tensor = false;
             int32_t **entries =
                 slices[i].tag == ATTN_TENSOR_CU_Q ? &intake->ask.cu_seqlens_q : &intake->ask.cu_seqlens_k;
             *(slices[i].tag == ATTN_TENSOR_CU_Q ? &intake->cu_q_entries : &intake->cu_k_entries) =
@@ -128,8 +130,8 @@ static attn_status_t set_segments(attn_intake_t *intake, const attn_slice_t *sli
             }
         }
         }
-        intake->segments[intake->segment_count++] =
-            (attn_segment_t){.offset = slices[i].offset, .bytes = slices[i].length, .address = address};
+        intake->segments[intake->segment_count++] = (attn_segment_t){
+            .offset = slices[i].offset, .bytes = slices[i].length, .address = address, .is_tensor = is_tensor};
     }
     return ATTN_OK;
 }
@@ -242,6 +244,7 @@ attn_status_t attn_intake_feed(attn_intake_t *intake, const void *bytes_in, size
             unsigned char *place =
                 (unsigned char *)segment->address + (intake->received - intake->tensors_begin - segment->offset);
             taken = take(intake, place, data, bytes, end);
+            intake->copied += segment->is_tensor ? taken : 0;
         }
         if (status != ATTN_OK) {
             return status;

@@ -28,6 +28,7 @@ typedef struct attn_intake_options {
 typedef struct attn_segment {
     uint64_t offset, bytes; /* within the tensors' part of the body */
     void *address;
+    bool is_tensor; /* Q, K or V, not the offsets of sequences */
 } attn_segment_t;
 #define ATTN_INTAKE_SEGMENTS 5
 
@@ -39,6 +40,7 @@ typedef struct attn_intake {
     attn_place_t q, k, v, o, lse;
     void *q_address, *k_address, *v_address, *o_address, *lse_address; /* NULL when not placed */
     size_t o_room;       /* bytes in front of O that belong to it: the head of the answer may be written there */
+    uint64_t copied;     /* bytes of Q, K and V that were copied to their places, so far */
     bool metadata_known; /* ask.id and the spec may be used (for logs) */
 
     /* The intake's own. */

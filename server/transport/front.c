@@ -1,6 +1,7 @@
 /* transport/front.c: see front.h. Any thread. */
 #include "transport/front.h"
 
+#include <stdatomic.h>
 #include <stdio.h>
 
 #include "base/clock.h"
@@ -14,6 +15,7 @@ static _Atomic(attn_counter_t *) door_counters[ATTN_DOORS][CODES_MAX];
 static _Atomic(attn_histogram_t *) kernel_histograms[VARIANTS_MAX];
 static _Atomic(attn_histogram_t *) door_histograms[ATTN_DOORS];
 static _Atomic(attn_histogram_t *) queue_histogram;
+static atomic_uint_fast64_t copied_bytes[ATTN_DOORS];
 static const char *const door_names[ATTN_DOORS] = {"http", "socket", "ring"};
 
 attn_status_t attn_front_variant(const attn_front_t *front, const char *name, const attn_variant_info_t **ret,
@@ -103,4 +105,26 @@ void attn_front_tally(attn_door_t door, const attn_request_t *request)
                                            "From submission to completion of attention requests by door", "door",
                                            door_names[door]),
                               (int64_t)outcome->timing.total_us * ATTN_NS_PER_US);
+}
+
+void attn_front_tally_copied(attn_door_t door, uint64_t bytes)
+{
+    atomic_fetch_add_explicit(&copied_bytes[door], bytes, memory_order_relaxed);
+}
+
+uint64_t attn_front_copied(attn_door_t door)
+{
+    return atomic_load_explicit(&copied_bytes[door], memory_order_relaxed);
+}
+
+void attn_front_write_copied(FILE *out)
+{
+    attn_metrics_write_head(out, "attnd_tensor_bytes_copied_total", "counter",
+                            "Bytes of tensors that attnd copied in memory, by door");
+    for (int door = 0; door < ATTN_DOORS; door++) {
+        char labels[32];
+        snprintf(labels, sizeof labels, "door=\"%s\"", door_names[door]);
+        attn_metrics_write_value(out, "attnd_tensor_bytes_copied_total", labels,
+                                 (double)attn_front_copied((attn_door_t)door));
+    }
 }

@@ -3,6 +3,8 @@
 #ifndef ATTND_TRANSPORT_FRONT_H
 #define ATTND_TRANSPORT_FRONT_H
 
+#include <stdio.h>
+
 #include "config/options.h"
 #include "sched/sched.h"
 
@@ -28,5 +30,11 @@ attn_status_t attn_front_variant(const attn_front_t *front, const char *name, co
  * first of its kind. */
 void attn_front_tally(attn_door_t door, const attn_request_t *request);
 void attn_front_tally_refused(attn_door_t door, attn_status_t status);
+
+/* Counts bytes of Q, K, V, O and LSE that this process has copied from one place in memory to another for a request:
+ * every such copy is counted here. A door that takes tensors where they lie never calls it. */
+void attn_front_tally_copied(attn_door_t door, uint64_t bytes);
+uint64_t attn_front_copied(attn_door_t door);
+void attn_front_write_copied(FILE *out); /* the same, of all doors, for GET /metrics */
 
 #endif

@@ -137,7 +137,10 @@ static enum MHD_Result feed(attn_http_call_t *call, const char *data, size_t byt
     if (!call->has_intake) {
         return MHD_YES; /* a body of 0 bytes was promised and checked */
     }
-    if (attn_intake_feed(&call->intake, data, bytes, &err) != ATTN_OK) {
+    uint64_t copied = call->intake.copied;
+    attn_status_t status = attn_intake_feed(&call->intake, data, bytes, &err);
+    attn_front_tally_copied(ATTN_DOOR_HTTP, call->intake.copied - copied);
+    if (status != ATTN_OK) {
         return refuse(call, &err, false);
     }
     return MHD_YES;

@@ -233,6 +233,7 @@ void http_metrics_handle(attn_http_call_t *call)
         if (attn_http_front(call)->socket != NULL) {
             attn_unix_metrics(attn_http_front(call)->socket, out);
         }
+        attn_front_write_copied(out);
         write_process(out, http);
         attn_metrics_render(out);
         fclose(out);

@@ -94,9 +94,7 @@ int posix_memalign(void **ret, size_t alignment, size_t bytes)
     return 0;
 }
 
-static void replace(void)
-{
-}
+static void replace(void) {}
 
 #endif
 

@@ -6,7 +6,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-/* Before the programs that shall count are started: makes what is shared with them and says in the environment where. */
+/* Before the programs that shall count are started: makes what is shared with them and says in the environment where.
+ */
 void allocations_share(void);
 /* The calling thread's own allocations are not the subject: Check allocates with every assertion. */
 void allocations_leave_out(void);

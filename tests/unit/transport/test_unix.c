@@ -222,6 +222,7 @@ START_TEST(the_hot_path_allocates_nothing)
     ck_assert_uint_gt(allocations_here(), 0);
     ck_assert_uint_gt(allocations_there(), 0);
     /* Nothing went through the daemon's own memory. */
+    ck_assert_uint_eq(attn_front_copied(ATTN_DOOR_RING) + attn_front_copied(ATTN_DOOR_SOCKET), 0);
     attn_admit_view_t view;
     attn_admit_view(front.admit, &view);
     ck_assert_uint_eq(view.tickets + view.input_used + view.output_used, 0);
