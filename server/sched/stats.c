@@ -8,7 +8,7 @@
 
 struct attn_device_stats {
     attn_histogram_t *group_size;
-    attn_counter_t *groups, *requests, *tokens, *flops, *launches, *link_in, *link_out;
+    attn_counter_t *groups, *requests, *tokens, *flops, *launches, *helpers, *link_in, *link_out;
     attn_counter_t *kernel_ns, *busy_ns;
 };
 
@@ -26,7 +26,9 @@ attn_device_stats_t *attn_stats_device(const char *uuid, uint32_t index)
         attn_metrics_counter("attnd_device_tokens_total", "Query rows of the requests that a device ran", labels);
     stats->flops = attn_metrics_counter(
         "attnd_device_flops_total", "Floating-point operations (4 x heads x d x visible pairs) of attention", labels);
-    stats->launches = attn_metrics_counter("attnd_device_launches_total", "Kernel launches", labels);
+    stats->launches = attn_metrics_counter("attnd_device_launches_total", "Launches of attention kernels", labels);
+    stats->helpers = attn_metrics_counter("attnd_device_helper_launches_total",
+                                          "Launches of kernels that only move bytes to or from the device", labels);
     stats->kernel_ns =
         attn_metrics_seconds("attnd_device_kernel_seconds_total", "Time in kernels, by the device", labels);
     stats->busy_ns = attn_metrics_seconds("attnd_device_busy_seconds_total",
@@ -67,6 +69,7 @@ void attn_stats_group_ran(attn_device_stats_t *stats, const attn_wire_done_t *do
         return;
     attn_counter_add(stats->groups, 1);
     attn_counter_add(stats->launches, done->launches);
+    attn_counter_add(stats->helpers, done->helpers);
     attn_counter_add(stats->kernel_ns, (uint64_t)(done->kernel_us * 1000));
     attn_counter_add(stats->busy_ns, busy_ns > 0 ? (uint64_t)busy_ns : 0);
     attn_counter_add(stats->link_in, done->link_in_bytes);

@@ -77,7 +77,8 @@ typedef struct attn_engine_result {
     uint64_t copy_in_us, copy_out_us;
     double kernel_us, kernel_min_us; /* median and least over `repeat` rounds: attn_engine_rounds(). Of a large job that
                                         a GPU ran in slices under its copies: their sum, more than in one piece */
-    uint32_t launches;               /* kernels */
+    uint32_t launches;               /* of attention: one, or one per slice or round */
+    uint32_t helpers;                /* other kernels, which only move bytes */
     uint64_t link_in_bytes, link_out_bytes; /* moved between host and device memory */
     uint32_t sm_clock_mhz, mem_clock_mhz;   /* 0 = not read */
     attn_judgement_t judgement;             /* JUDGE */

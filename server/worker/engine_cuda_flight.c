@@ -239,7 +239,7 @@ static attn_status_t copy_in(queue_t *queue)
     bool gather = moves->bytes <= engine->gather_bytes && (engine->gather_apart || !queue->flight->apart), gathered;
     queue->flight->group->result.link_in_bytes += moves->bytes;
     cudaError_t rc = attn_cuda_moves_queue(engine, moves, true, gather, queue->in, &gathered);
-    queue->flight->group->result.launches += gathered;
+    queue->flight->group->result.helpers += gathered;
     return failed(queue, rc, "the inputs cannot be copied to the GPU");
 }
 

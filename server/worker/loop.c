@@ -163,6 +163,7 @@ static bool group_done(attn_loop_t *loop, attn_loop_group_t *held)
         .status = group->error.status,
         .unusable = result->unusable,
         .launches = result->launches,
+        .helpers = result->helpers,
         .link_in_bytes = result->link_in_bytes,
         .link_out_bytes = result->link_out_bytes,
         .copy_in_us = result->copy_in_us,

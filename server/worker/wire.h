@@ -23,7 +23,7 @@
 #include "attn/spec.h"
 
 #define ATTN_WIRE_MAGIC UINT64_C(0x676e69722d6e7474)
-#define ATTN_WIRE_VERSION 2u
+#define ATTN_WIRE_VERSION 3u
 #define ATTN_WIRE_SLOTS 256u
 #define ATTN_WIRE_GROUP_MAX 64u /* jobs of a group */
 #define ATTN_WIRE_GROUPS 4u     /* groups in flight */
@@ -84,7 +84,7 @@ typedef struct attn_wire_done {
     uint32_t slot;                          /* the job's */
     int32_t status;                         /* attn_status_t */
     uint32_t unusable;                      /* 1: the device's context is broken; the worker ends after this record */
-    uint32_t launches;                      /* kernels launched */
+    uint32_t launches, helpers, unused;     /* of attention kernels; of kernels that only move bytes */
     uint64_t link_in_bytes, link_out_bytes; /* moved between host and device memory */
     uint64_t copy_in_us, copy_out_us;
     double kernel_us, kernel_min_us;
@@ -92,7 +92,7 @@ typedef struct attn_wire_done {
     attn_judgement_t judgement;           /* JUDGE */
     char message[ATTN_ERROR_MESSAGE_MAX]; /* when status is not ATTN_OK */
 } attn_wire_done_t;
-_Static_assert(sizeof(attn_wire_done_t) == 80 + sizeof(attn_judgement_t) + ATTN_ERROR_MESSAGE_MAX, "wire layout");
+_Static_assert(sizeof(attn_wire_done_t) == 88 + sizeof(attn_judgement_t) + ATTN_ERROR_MESSAGE_MAX, "wire layout");
 
 /* Written by the front only. */
 typedef struct attn_wire_front {

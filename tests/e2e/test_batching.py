@@ -73,6 +73,7 @@ def test_what_waits_runs_as_one_launch(start):
     after = d.metrics()
     label = '{device="CPU",index="0"}'
     assert after["attnd_device_launches_total" + label] - before["attnd_device_launches_total" + label] == 3
+    assert after["attnd_device_helper_launches_total" + label] == 0
     assert after["attnd_device_requests_total" + label] - before["attnd_device_requests_total" + label] == 14
     assert after["attnd_group_size_count" + label] - before["attnd_group_size_count" + label] == 3
     assert after['attnd_group_size_bucket{device="CPU",index="0",le="16"}'] - before['attnd_group_size_bucket{device="CPU",index="0",le="8"}'] == 3
@@ -142,6 +143,7 @@ def test_who_leaves_costs_no_device_time(start):
     for caller in callers[4:]:
         assert told(caller.answer())[1]["batch_size"] == "2"
     after = d.metrics()
+    assert after["attnd_device_helper_launches_total" + label] == 0
     assert after["attnd_device_requests_total" + label] - before["attnd_device_requests_total" + label] == 3
     wait_for(lambda: arena_in_use(d) == 0, "the arena to be empty")
 
