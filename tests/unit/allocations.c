@@ -32,7 +32,9 @@ static void count(void)
 
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
 
-#include <sanitizer/allocator_interface.h>
+/* The sanitizers' own; not every compiler comes with their header. */
+int __sanitizer_install_malloc_and_free_hooks(void (*on_malloc)(const volatile void *memory, size_t bytes),
+                                              void (*on_free)(const volatile void *memory));
 
 static void on_malloc(const volatile void *memory, size_t bytes)
 {
