@@ -173,6 +173,8 @@ static attn_status_t region_register(attn_local_t *local, attn_region_t *region,
     region->next = local->regions;
     local->regions = region;
     region_message(region, &message);
+    message.region.pinned = local->options.pinned && (region->kind == ATTN__V1__REGISTER_REGION__MEMORY_MEMFD ||
+                                                      region->kind == ATTN__V1__REGISTER_REGION__MEMORY_ALLOCATE);
     pthread_mutex_unlock(&local->lock);
     if (status == ATTN_OK) {
         status = attn_local_call(local, &message.request, region->fd, &answer, fds, &fd_count, &error);

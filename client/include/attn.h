@@ -63,6 +63,8 @@ typedef struct attn_client_options {
                                `reference` on a large shape takes minutes; see also attn_client_request_t.deadline_ms */
     /* Over the Unix socket: */
     attn_client_mode_t mode;
+    bool pinned; /* registering host memory returns when the daemon's device has pinned it; else requests are slow while
+                    it does so in the background */
     uint32_t ring_entries; /* a power of two, 8 to 1024: requests in flight through the ring; 0 = 128 */
     int spin_us;           /* look for so long before sleeping, which saves the waking up (20 to 60 us) and costs a core
                               while it lasts; 0 = 50 where the process may use four cores or more, else none; -1 = none */

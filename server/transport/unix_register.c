@@ -244,8 +244,9 @@ void unix_region_register(unix_conn_t *conn, uint64_t tag, const Attn__V1__Regis
         return;
     }
     conn->regions[slot] = region;
-    /* Host memory is good as it is; what a worker makes of device memory has to be waited for. */
-    if (region->about.kind == ATTN_REGION_HOST) {
+    /* Host memory is good as it is, unless it is to be pinned first; what a worker makes of device memory has to be
+     * waited for. */
+    if (region->about.kind == ATTN_REGION_HOST && !message->pinned) {
         unix_region_good(region);
         unix_region_look(conn);
     }

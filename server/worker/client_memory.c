@@ -16,8 +16,10 @@
 #include "base/clock.h"
 #include "base/fd.h"
 
-/* Pinning stalls launches (54 to 214 ms per GiB on H100 machines): it may take a quarter of the time. */
+/* Pinning stalls launches (54 to 214 ms per GiB on H100 machines): it may take a quarter of the time beside jobs, and
+ * all of it when none came for QUIET_NS. */
 enum { PIN_REST = 3 };
+#define QUIET_NS (50 * ATTN_NS_PER_MS)
 /* Events are asked without a pause for as long as this after the last one came, then every millisecond: a foreign
  * stream that stands still must not cost a core. */
 #define AWAIT_SPIN_NS (500 * ATTN_NS_PER_US)
@@ -28,7 +30,8 @@ struct attn_client_memory {
     int fd;
     const attn_client_memory_ops_t *ops;
     struct attn_engine *engine;
-    pthread_mutex_t lock; /* of the table */
+    _Atomic int64_t used_ns; /* when a job came last */
+    pthread_mutex_t lock;    /* of the table */
     pthread_cond_t arrived;
     uint32_t high; /* slots below have been used */
     attn_client_region_t *table[ATTN_REGIONS_MAX];
@@ -105,7 +108,13 @@ static void region_free(const attn_client_memory_t *memory, attn_client_region_t
     free(region);
 }
 
-static void region_add(attn_client_memory_t *memory, const attn_region_order_t *order, int fd,
+static bool report_send(const attn_client_memory_t *memory, const attn_region_report_t *report)
+{
+    return send(memory->fd, report, sizeof *report, MSG_NOSIGNAL) == (ssize_t)sizeof *report;
+}
+
+/* Returns whether it is to be pinned; then the report follows when it is. */
+static bool region_add(attn_client_memory_t *memory, const attn_region_order_t *order, int fd,
                        attn_region_report_t *report)
 {
     uint32_t i = order->number - ATTN_REGION_CLIENT_FIRST;
@@ -125,11 +134,14 @@ static void region_add(attn_client_memory_t *memory, const attn_region_order_t *
         memory->high = i >= memory->high ? i + 1 : memory->high;
         pthread_cond_broadcast(&memory->arrived);
         pthread_mutex_unlock(&memory->lock);
-        if (report->status == ATTN_OK && region->host && memory->ops->pin)
+        if (report->status == ATTN_OK && region->host && memory->ops->pin) {
             memory->unpinned[memory->unpinned_count++] = i;
+            return true;
+        }
     }
     if (report->status != ATTN_OK)
         snprintf(report->message, sizeof report->message, "%.*s", (int)sizeof report->message - 1, err.message);
+    return false;
 }
 
 static void list_remove(uint32_t *list, uint32_t *count, uint32_t value)
@@ -168,11 +180,6 @@ static int order_receive(int fd, attn_region_order_t *ret, ssize_t *ret_bytes)
     if (head && head->cmsg_level == SOL_SOCKET && head->cmsg_type == SCM_RIGHTS)
         memcpy(&came, CMSG_DATA(head), sizeof came);
     return came;
-}
-
-static bool report_send(const attn_client_memory_t *memory, const attn_region_report_t *report)
-{
-    return send(memory->fd, report, sizeof *report, MSG_NOSIGNAL) == (ssize_t)sizeof *report;
 }
 
 /* Whether the wait for an event is over; then *ret says how. */
@@ -221,7 +228,8 @@ static bool order_obey(attn_client_memory_t *memory)
     }
     attn_region_report_t report = {.op = order.op, .number = order.number};
     if (order.op == ATTN_REGION_ADD) {
-        region_add(memory, &order, fd, &report);
+        if (region_add(memory, &order, fd, &report))
+            return true;
     } else {
         attn_fd_close(&fd);
     }
@@ -235,14 +243,18 @@ static bool order_obey(attn_client_memory_t *memory)
     return report_send(memory, &report);
 }
 
-/* Pins one piece of the region that came last; returns for how long to rest. */
+/* Pins one piece of the region that came last; returns for how long to rest. One that cannot be pinned is still good.
+ */
 static int64_t pin_one(attn_client_memory_t *memory)
 {
     attn_client_region_t *region = memory->table[memory->unpinned[memory->unpinned_count - 1]];
     int64_t took_ns = 0;
-    if (!memory->ops->pin(memory->engine, region, &took_ns))
+    if (!memory->ops->pin(memory->engine, region, &took_ns)) {
         memory->unpinned_count--;
-    return PIN_REST * took_ns;
+        report_send(memory, &(attn_region_report_t){.op = ATTN_REGION_ADD, .number = region->about.number});
+    }
+    int64_t quiet_ns = attn_clock_ns() - atomic_load_explicit(&memory->used_ns, memory_order_relaxed);
+    return quiet_ns < QUIET_NS ? PIN_REST * took_ns : 0;
 }
 
 static void *memory_main(void *arg)
@@ -252,8 +264,10 @@ static void *memory_main(void *arg)
     int64_t pin_ns = 0; /* when the next piece may be pinned */
     for (;;) {
         int64_t now = attn_clock_ns();
-        if (memory->unpinned_count > 0 && now >= pin_ns)
-            pin_ns = attn_clock_ns() + pin_one(memory);
+        if (memory->unpinned_count > 0 && now >= pin_ns) {
+            int64_t rest = pin_one(memory);
+            pin_ns = rest > 0 ? attn_clock_ns() + rest : 0;
+        }
         events_look(memory);
         struct pollfd orders = {.fd = memory->fd, .events = POLLIN};
         int64_t rest_ms = (pin_ns - now + ATTN_NS_PER_MS - 1) / ATTN_NS_PER_MS;
@@ -276,6 +290,11 @@ attn_status_t attn_client_memory_start(attn_client_memory_t *memory, const attn_
         return attn_error_set(err, ATTN_ERR_SYSTEM, "cannot start the regions' thread: %s", strerror(failed));
     pthread_detach(thread);
     return ATTN_OK;
+}
+
+void attn_client_memory_used(attn_client_memory_t *memory)
+{
+    atomic_store_explicit(&memory->used_ns, attn_clock_ns(), memory_order_relaxed);
 }
 
 attn_status_t attn_client_memory_find(attn_client_memory_t *memory, uint32_t number, attn_client_region_t **ret,

@@ -49,6 +49,9 @@ attn_status_t attn_client_memory_open(attn_variant_class_t run_class, int fd, at
 attn_status_t attn_client_memory_start(attn_client_memory_t *memory, const attn_client_memory_ops_t *ops,
                                        struct attn_engine *engine, attn_error_t *err);
 
+/* A job came: pinning rests between its pieces for a while. Main thread. */
+void attn_client_memory_used(attn_client_memory_t *memory);
+
 /* The region of this number; waits when its order is still on its way. Errors: INTERNAL when it never comes, or why
  * the region is of no use. Main thread. */
 attn_status_t attn_client_memory_find(attn_client_memory_t *memory, uint32_t number, attn_client_region_t **ret,

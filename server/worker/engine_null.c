@@ -10,8 +10,12 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <time.h>
 
 #include "base/clock.h"
+
+#define PIN_PIECE (UINT64_C(4) << 20)
+#define PIN_NS ATTN_NS_PER_MS
 
 struct attn_engine {
     attn_engine_setup_t setup;
@@ -78,6 +82,16 @@ static attn_status_t null_memory_add(attn_engine_t *engine, attn_client_region_t
     return ATTN_OK;
 }
 
+/* 1 ms for 4 MiB, as a GPU's driver needs about. */
+static bool null_memory_pin(attn_engine_t *engine, attn_client_region_t *region, int64_t *ret_ns)
+{
+    nanosleep(&(struct timespec){0, PIN_NS}, NULL);
+    *ret_ns = PIN_NS;
+    uint64_t pinned = (uint64_t)(uintptr_t)region->engine + PIN_PIECE;
+    region->engine = (void *)(uintptr_t)pinned;
+    return pinned < region->about.bytes;
+}
+
 static attn_status_t null_event_ready(attn_engine_t *engine, attn_client_region_t *event, bool *ret, attn_error_t *err)
 {
     *ret = attn_clock_ns() >= handle_ns(event);
@@ -97,4 +111,5 @@ const attn_engine_ops_t attn_engine_null = {
     .has = null_has,
     .submit = null_submit,
     .poll = null_poll,
-    .client_memory = {.add = null_memory_add, .ready = null_event_ready, .drop = null_memory_drop}};
+    .client_memory = {
+        .add = null_memory_add, .pin = null_memory_pin, .ready = null_event_ready, .drop = null_memory_drop}};

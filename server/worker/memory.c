@@ -180,6 +180,8 @@ attn_status_t attn_memory_enter(const attn_memory_t *memory, const attn_wire_job
     attn_addresses_t found = {0};
     void *lse = NULL, *truth = NULL;
     bool fills = job->op == ATTN_OP_FILL, runs = job->op == ATTN_OP_RUN;
+    if (memory->clients)
+        attn_client_memory_used(memory->clients);
     need_t needs[PLACES] = {
         {&job->q, &found.q, fills, NULL}, {&job->k, &found.k, fills, NULL},
         {&job->v, &found.v, fills, NULL}, {&job->o, &found.o, runs, NULL},

@@ -2,7 +2,8 @@
  *
  * A SOCK_SEQPACKET socket of its own (ATTN_WORKER_FD_REGIONS), one record per packet. An order that adds a region of
  * host memory, or one exported as a descriptor, brings that descriptor by SCM_RIGHTS. Orders are obeyed in order; each
- * gets one report, that of AWAIT when it is time. The front copies a report once and checks the copy. */
+ * gets one report: that of AWAIT when it is time, that of adding host memory when it is pinned (or cannot be), unless
+ * it is dropped before. The front copies a report once and checks the copy. */
 #ifndef ATTND_WORKER_REGION_WIRE_H
 #define ATTND_WORKER_REGION_WIRE_H
 

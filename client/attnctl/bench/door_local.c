@@ -115,6 +115,7 @@ static attn_status_t channel_open(const bench_setup_t *setup, uint32_t depth, ki
     attn_client_options_t options = {
         .mode = kind == BY_MESSAGE ? ATTN_CLIENT_MESSAGES : ATTN_CLIENT_RING,
         .ring_entries = entries,
+        .pinned = true, /* 4 GiB that were not yet made the first seconds of a mix slow: p99 400 ms of a p50 of 0.4 */
         .spin_us = (int)(setup->options->spin_us < SPIN_MAX_US ? setup->options->spin_us : SPIN_MAX_US)};
     if (setup->options->has_spin_us && options.spin_us == 0) {
         options.spin_us = -1;
