@@ -98,7 +98,9 @@ static const option_t table[] = {
     NUMBER("pipeline-depth", pipeline_depth, "0", 0, 4,
            "groups in flight on a device; 0 = what suits it: 4 on a GPU, 1 on the CPU"),
     NUMBER("queue-limit", queue_limit, "1024", 1, 1048576, "requests waiting for a device; one more gets 503"),
-    NUMBER("http-threads", http_threads, "0", 0, 64, "threads of the HTTP door; 0 = one per core, from 2 to 4"),
+    NUMBER("http-threads", http_threads, "0", 0, 64,
+           "threads of the HTTP door; 0 = one per core, from 2 to 4, or 5 from 8 cores on; from 5 on a peer is kept "
+           "out of one"),
     NUMBER("http-spin-us", http_spin_us, "0", 0, 10000,
            "how long such a thread looks for more before it sleeps; 0 = 200 on 8 cores or more, else not at all"),
     NUMBER("max-connections", max_connections, "4096", 8, 1048576, "open HTTP connections"),

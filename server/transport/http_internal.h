@@ -84,6 +84,9 @@ typedef struct http_guest {
     struct sockaddr_storage address;
 } http_guest_t;
 
+/* From so many loops on, each peer is kept out of one. */
+#define HTTP_LOOPS_APART 5u
+
 /* A thread and its daemon of libmicrohttpd. */
 typedef struct http_loop {
     struct http_door *door;
@@ -198,6 +201,9 @@ void http_loops_stop(http_door_t *door);
 void http_loop_give(http_loop_t *loop, const http_guest_t *guest); /* any thread; the descriptor becomes the loop's */
 uint32_t http_connections_max(const http_door_t *door);
 void http_conn_resume(http_conn_t *conn); /* any thread, under conn->lock; in place of MHD_resume_connection() */
+
+/* http_watch.c */
+uint64_t http_peer_of(const struct sockaddr *address); /* a number for the host behind an address */
 
 /* http_accept.c */
 static inline uint64_t http_accept_tag(const http_door_t *door)

@@ -47,7 +47,7 @@ static unsigned thread_count(const http_door_t *door)
         return door->front->options->http_threads;
     }
     double cores = attn_cpus_usable();
-    return cores >= 4 ? 4 : cores >= 3 ? 3 : 2;
+    return cores >= SPIN_CORES ? HTTP_LOOPS_APART : cores >= 4 ? 4 : cores >= 3 ? 3 : 2;
 }
 
 static int64_t spin_ns(const http_door_t *door)

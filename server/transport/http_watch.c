@@ -22,7 +22,7 @@
 #define BELL UINT64_MAX
 #define SPARE_SLOTS 256 /* the probes' port, and connections that libmicrohttpd has not yet let go */
 
-static uint64_t hash_address(const struct sockaddr *address)
+uint64_t http_peer_of(const struct sockaddr *address)
 {
     const unsigned char *bytes = NULL;
     size_t count = 0;
@@ -59,7 +59,7 @@ static void conn_open(http_loop_t *loop, struct MHD_Connection *mhd, void **sock
     }
     conn->fd = info->connect_fd; /* now: libmicrohttpd 1.0 has one place for all that it tells of a connection */
     info = MHD_get_connection_info(mhd, MHD_CONNECTION_INFO_CLIENT_ADDRESS);
-    conn->peer = hash_address(info != NULL ? info->client_addr : NULL);
+    conn->peer = http_peer_of(info != NULL ? info->client_addr : NULL);
     conn->door = loop->door;
     conn->loop = loop;
     conn->mhd = mhd;
@@ -116,7 +116,7 @@ enum MHD_Result http_on_connect(void *cls, const struct sockaddr *address, sockl
     const http_door_t *door = loop->door;
     attn_http_t *http = door->http;
     const uint32_t limit = door->front->options->max_connections_per_peer;
-    const uint64_t peer = hash_address(address);
+    const uint64_t peer = http_peer_of(address);
     uint32_t count = 0;
     if (limit == 0) {
         return MHD_YES;

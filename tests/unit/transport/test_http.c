@@ -14,7 +14,7 @@
 
 #include "base/clock.h"
 #include "fake.h"
-#include "transport/http.h"
+#include "transport/http_internal.h"
 
 static attn_options_t options;
 static attn_front_t front;
@@ -154,15 +154,22 @@ static void stop(void)
     attn_admit_destroy(front.admit);
 }
 
-static int dial(void)
+static int dial_from(uint32_t host)
 {
     struct sockaddr_in address = {
         .sin_family = AF_INET, .sin_port = htons(attn_http_port(http)), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     int fd = socket(AF_INET, SOCK_STREAM, 0);
     const struct timeval limit = {.tv_sec = 20};
     setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
+    struct sockaddr_in own = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(host)};
+    ck_assert_int_eq(bind(fd, (struct sockaddr *)&own, sizeof own), 0);
     ck_assert_int_eq(connect(fd, (struct sockaddr *)&address, sizeof address), 0);
     return fd;
+}
+
+static int dial(void)
+{
+    return dial_from(INADDR_LOOPBACK);
 }
 
 static void say(int fd, const void *data, size_t bytes)
@@ -234,6 +241,44 @@ START_TEST(answers)
     ck_assert_int_eq(ask("GET /test/park HTTP/1.1\r\nHost: x\r\n\r\n", text, sizeof text), 200);
     ck_assert_ptr_nonnull(strstr(text, "{\"parked\":true}"));
     pthread_join(helper, NULL);
+    stop();
+}
+END_TEST
+
+static unsigned in_loops(void)
+{
+    unsigned count = 0;
+    for (unsigned i = 0; i < http->main.loop_count; i++) {
+        count += atomic_load(&http->main.loops[i].connections);
+    }
+    return count;
+}
+
+START_TEST(a_flood_leaves_a_loop_to_others)
+{
+    enum { FLOOD = 12 };
+    int fd[FLOOD + 1];
+    START("--http-threads", "5");
+    for (int i = 0; i < FLOOD; i++) {
+        fd[i] = dial();
+    }
+    for (int i = 0; i < 2000 && in_loops() < FLOOD; i++) {
+        usleep(1000);
+    }
+    unsigned empty = 5;
+    for (unsigned i = 0; i < 5; i++) {
+        unsigned here = atomic_load(&http->main.loops[i].connections);
+        ck_assert_msg(here == 3 || (here == 0 && empty == 5), "loop %u has %u", i, here);
+        empty = here == 0 ? i : empty;
+    }
+    fd[FLOOD] = dial_from(INADDR_LOOPBACK + 1);
+    for (int i = 0; i < 2000 && in_loops() < FLOOD + 1; i++) {
+        usleep(1000);
+    }
+    ck_assert_uint_eq(atomic_load(&http->main.loops[empty].connections), 1);
+    for (int i = 0; i <= FLOOD; i++) {
+        close(fd[i]);
+    }
     stop();
 }
 END_TEST
@@ -517,6 +562,7 @@ int main(void)
     tcase_set_timeout(tests, 60);
     tcase_add_loop_test(tests, answers, 0, 2);
     tcase_add_test(tests, an_answer_is_one_piece);
+    tcase_add_test(tests, a_flood_leaves_a_loop_to_others);
     tcase_add_loop_test(tests, streams, 0, 2);
     tcase_add_loop_test(tests, a_client_that_leaves_cancels, 0, 2);
     tcase_add_loop_test(tests, clients_that_leave_everywhere, 0, 2);
