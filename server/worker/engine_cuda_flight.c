@@ -8,6 +8,7 @@
 
 #include "attn/engine_variants.h"
 #include "worker/engine_cuda.h"
+#include "worker/slab.h"
 
 /* Below this one stream is quicker: waiting for an event costs about 3 us, which is what these bytes take. */
 #define TOGETHER_BYTES (UINT64_C(1) << 20)
@@ -70,31 +71,9 @@ static attn_status_t failed(const queue_t *queue, cudaError_t rc, const char *wh
 
 /* ---- places ---- */
 
-static void *tensor_place(const attn_engine_request_t *request, uint32_t tensor, void *own, char *slab,
-                          uint64_t *offset, uint64_t bytes)
-{
-    if (!own || (request->on_device & tensor))
-        return own;
-    void *at = slab + *offset;
-    *offset += ATTN_WIRE_ROUND(bytes);
-    return at;
-}
-
 uint64_t attn_cuda_flight_place(attn_cuda_flight_t *flight, uint32_t i, uint64_t offset, bool outputs)
 {
-    const attn_engine_request_t *request = &flight->group->requests[i];
-    const attn_addresses_t *own = &request->at;
-    attn_addresses_t *at = &flight->device[i];
-    char *slab = flight->slab;
-    *at = *own;
-    at->q = tensor_place(request, ATTN_TENSOR_Q, own->q, slab, &offset, request->sizes.q);
-    at->k = tensor_place(request, ATTN_TENSOR_K, own->k, slab, &offset, request->sizes.k);
-    at->v = tensor_place(request, ATTN_TENSOR_V, own->v, slab, &offset, request->sizes.v);
-    if (!outputs)
-        return offset;
-    at->o = tensor_place(request, ATTN_TENSOR_O, own->o, slab, &offset, request->sizes.o);
-    at->lse = tensor_place(request, ATTN_TENSOR_LSE, own->lse, slab, &offset, request->sizes.lse);
-    return offset;
+    return attn_slab_place(&flight->group->requests[i], flight->slab, offset, outputs, &flight->device[i]);
 }
 
 /* Where a kernel writes a request's answer directly; false when it must not. */

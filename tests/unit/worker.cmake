@@ -2,3 +2,4 @@
 attn_unit_test(test_worker SOURCES unit/worker/test_ring.c ${CMAKE_SOURCE_DIR}/server/worker/memory.c
   ${CMAKE_SOURCE_DIR}/server/worker/client_memory.c
   LIBRARIES attnd_wire)
+attn_unit_test(test_slab SOURCES unit/worker/test_slab.c LIBRARIES attnd_engine attn_kernels_table)
