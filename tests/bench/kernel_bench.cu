@@ -1,28 +1,17 @@
 // kernel_bench.cu: times `unified` per shape, warm and with a flushed L2, beside its floors, and the cost of LSE and
-// of grouping. Usage: kernel_bench [--rows SUBSTRING] [--dtype bf16|fp16] [--rounds N]. Needs only the CUDA toolkit.
+// of grouping; ragged groups beside their bound (kernel_bench_ragged.cuh; --rows ragged). Needs only the CUDA toolkit.
+// Usage: kernel_bench [--rows SUBSTRING] [--dtype bf16|fp16] [--rounds N].
 //
 // Warm: a CUDA graph of back-to-back launches, median of the rounds. Flushed: single launches after writing 256 MiB.
 // Floors: tensors once at the rate of a device-to-device copy measured first, products at 4096 FLOP per clock and
 // multiprocessor at the clock that the driver names as the maximum. Peers: kernel_peers.py.
 #include <algorithm>
 #include <cmath>
-#include <cstdio>
-#include <cstdlib>
 #include <cstring>
-#include <cuda_runtime.h>
 #include <unistd.h>
 
-#include "attn/kernel.h"
-#include "unified.h"
-
-#define CUDA_OK(call)                                                                                                  \
-    do {                                                                                                               \
-        const cudaError_t rc_ = (call);                                                                                \
-        if (rc_ != cudaSuccess) {                                                                                      \
-            printf("%s:%d %s: %s\n", __FILE__, __LINE__, #call, cudaGetErrorString(rc_));                              \
-            exit(1);                                                                                                   \
-        }                                                                                                              \
-    } while (0)
+#include "kernel_bench_ragged.cuh"
+#include "kernel_bench_support.cuh"
 
 struct Row {
     const char *name;
@@ -32,7 +21,7 @@ struct Row {
     float softcap, scale;
 };
 
-static const int kMaxRows = 80, kMaxRounds = 32;
+static const int kMaxRows = 80;
 static Row rows[kMaxRows];
 static int row_count;
 static char names[kMaxRows][48];
@@ -68,88 +57,8 @@ static void rows_make()
     row_add(2, 512, 4096, 32, 8, 128, true, 30.f, 0.1f);
 }
 
-// Values of about N(0, 1): sums of four bytes of a hash.
-__global__ void fill(uint16_t *p, size_t n, bool bf16, uint32_t seed)
-{
-    for (size_t i = blockIdx.x * static_cast<size_t>(blockDim.x) + threadIdx.x; i < n;
-         i += static_cast<size_t>(gridDim.x) * blockDim.x) {
-        uint32_t x = static_cast<uint32_t>(i) * 2654435761u + seed;
-        x ^= x >> 16;
-        x *= 0x7feb352du;
-        x ^= x >> 15;
-        x *= 0x846ca68bu;
-        x ^= x >> 16;
-        const float sum = static_cast<float>((x & 255) + (x >> 8 & 255) + (x >> 16 & 255) + (x >> 24));
-        const float f = (sum - 510.f) / 147.8f;
-        const uint32_t bits = __float_as_uint(f);
-        if (bf16) {
-            p[i] = static_cast<uint16_t>((bits + 0x8000u) >> 16);
-        } else {
-            asm("{.reg .b16 h; cvt.rn.f16.f32 h, %1; mov.b16 %0, h;}" : "=h"(p[i]) : "f"(f));
-        }
-    }
-}
-
-static attn_device_t device;
-static attn_exec_t run_on;
-static cudaStream_t stream;
 static uint16_t *flush_memory;
 static const size_t kFlushBytes = size_t{256} << 20;
-
-static void launch(const attn_config_t &config, const attn_problem_t *problems, uint32_t count)
-{
-    attn_group_t group = {config, count, problems};
-    attn_error_t err;
-    if (attn_variant_unified.launch(&group, &run_on, &err) != ATTN_OK) {
-        printf("launch: %s\n", err.message);
-        exit(1);
-    }
-}
-
-static float median(float *x, int n)
-{
-    std::sort(x, x + n);
-    return x[n / 2];
-}
-
-struct Timer {
-    cudaGraphExec_t graph;
-    int repeats;
-};
-
-static Timer timer_make(const attn_config_t &config, const attn_problem_t *problems, uint32_t count, double guess_us)
-{
-    Timer t;
-    cudaGraph_t graph;
-    t.repeats = std::max(1, std::min(20, static_cast<int>(2000 / guess_us)));
-    launch(config, problems, count);
-    CUDA_OK(cudaStreamSynchronize(stream));
-    CUDA_OK(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
-    for (int i = 0; i < t.repeats; ++i) {
-        launch(config, problems, count);
-    }
-    CUDA_OK(cudaStreamEndCapture(stream, &graph));
-    CUDA_OK(cudaGraphInstantiate(&t.graph, graph, 0));
-    CUDA_OK(cudaGraphDestroy(graph));
-    CUDA_OK(cudaGraphLaunch(t.graph, stream));
-    return t;
-}
-
-static float timer_run(const Timer &t)
-{
-    static cudaEvent_t start, end;
-    if (start == nullptr) {
-        CUDA_OK(cudaEventCreate(&start));
-        CUDA_OK(cudaEventCreate(&end));
-    }
-    float ms;
-    CUDA_OK(cudaEventRecord(start, stream));
-    CUDA_OK(cudaGraphLaunch(t.graph, stream));
-    CUDA_OK(cudaEventRecord(end, stream));
-    CUDA_OK(cudaEventSynchronize(end));
-    CUDA_OK(cudaEventElapsedTime(&ms, start, end));
-    return ms * 1000 / static_cast<float>(t.repeats);
-}
 
 static float flushed_run(const attn_config_t &config, const attn_problem_t *problem)
 {
@@ -188,11 +97,6 @@ static void copy_rate_measure()
     copy_bytes_per_us = 2.0 * static_cast<double>(bytes) / static_cast<double>(median(times, 9));
     CUDA_OK(cudaEventDestroy(start));
     CUDA_OK(cudaEventDestroy(end));
-}
-
-static attn_view_t view_of(uint16_t *data, int64_t s, uint32_t h, uint32_t d)
-{
-    return {data, s * h * d, static_cast<int64_t>(h) * d, d};
 }
 
 static void bench(const Row &r, attn_dtype_t dtype, int rounds, double clock_ghz)
@@ -320,6 +224,11 @@ int main(int argc, char **argv)
             if (strstr(rows[i].name, filter) != nullptr && (only[0] == 0 || (t == 0) == (strcmp(only, "bf16") == 0))) {
                 bench(rows[i], t == 0 ? ATTN_DTYPE_BF16 : ATTN_DTYPE_F16, rounds, khz * 1e-6);
             }
+        }
+    }
+    for (int t = 0; t < 2; ++t) {
+        if (only[0] == 0 || (t == 0) == (strcmp(only, "bf16") == 0)) {
+            bench_ragged(filter, t == 0 ? ATTN_DTYPE_BF16 : ATTN_DTYPE_F16, rounds);
         }
     }
     return 0;
