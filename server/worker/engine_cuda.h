@@ -75,8 +75,9 @@ typedef struct attn_cuda_flight {
     cudaEvent_t began, copied_in[ATTN_CUDA_SLICES], launched[ATTN_CUDA_SLICES], computed[ATTN_CUDA_SLICES], copied_out;
     cudaEvent_t done; /* one of these: after it nothing touches the group's memory */
     uint32_t slices;
-    bool direct; /* the kernel writes the answers to their places itself */
-    bool apart;  /* copies have streams of their own */
+    bool direct;    /* the kernel writes the answers to their places itself */
+    bool direct_in; /* the kernel reads the inputs from their places itself */
+    bool apart;     /* copies have streams of their own */
     attn_addresses_t device[ATTN_WIRE_GROUP_MAX];
 } attn_cuda_flight_t;
 
@@ -105,9 +106,12 @@ struct attn_engine {
 
     /* Answers of a group up to this size in all are written by the kernel to pinned memory rather than copied there. */
     uint64_t direct_bytes;
-    /* Inputs of a group up to this size in all are fetched by a kernel rather than by copies. */
+    /* Inputs of a lone group are read from pinned memory by the kernel when it reads no more than this in all, what it
+     * reads again counted again. */
+    uint64_t direct_in_bytes;
+    /* Else inputs of a lone group up to this size in all are fetched by a kernel rather than by copies. */
     uint64_t gather_bytes;
-    bool gather_apart; /* also beside other groups: for tests and measurements */
+    bool fetch_apart;  /* both also beside other groups: for tests and measurements */
     bool batch_copies; /* copies of a group are queued by one call */
 };
 

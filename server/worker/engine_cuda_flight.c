@@ -2,8 +2,9 @@
  * stream of its own where other groups are under way, so that copies of one run under the kernel of another. Main
  * thread; owns the flight's events, memory and problems.
  *
- * A lone group of small tensors stays on one stream, where nothing waits for an event. A lone large request is cut into
- * slices, whose copies run under each other's computation. */
+ * A lone group of small tensors stays on one stream, where nothing waits for an event; of the smallest, the kernel
+ * itself reads the inputs and writes the answers in host memory, so that there is nothing but one launch. A lone large
+ * request is cut into slices, whose copies run under each other's computation. */
 #include <stdlib.h>
 
 #include "attn/engine_variants.h"
@@ -76,14 +77,59 @@ uint64_t attn_cuda_flight_place(attn_cuda_flight_t *flight, uint32_t i, uint64_t
     return attn_slab_place(&flight->group->requests[i], flight->slab, offset, outputs, &flight->device[i]);
 }
 
-/* Where a kernel writes a request's answer directly; false when it must not. */
-static bool direct_places(const attn_engine_t *engine, const attn_engine_request_t *request, attn_addresses_t *ret)
+/* Replaces a tensor's address by the one under which a kernel reaches it in host memory; false when it cannot. */
+static bool tensor_direct(const attn_engine_t *engine, const attn_engine_request_t *request, uint32_t tensor,
+                          uint64_t bytes, void **at)
 {
-    if (!(request->on_device & ATTN_TENSOR_O))
-        ret->o = attn_cuda_direct(engine, request->at.o, request->sizes.o);
-    if (request->at.lse && !(request->on_device & ATTN_TENSOR_LSE))
-        ret->lse = attn_cuda_direct(engine, request->at.lse, request->sizes.lse);
-    return ret->o && (!request->at.lse || ret->lse);
+    if (bytes == 0 || !*at || (request->on_device & tensor))
+        return true;
+    void *there = attn_cuda_direct(engine, *at, bytes);
+    if (there)
+        *at = there;
+    return there != NULL;
+}
+
+static bool outputs_direct(const attn_engine_t *engine, const attn_engine_request_t *request, attn_addresses_t *at)
+{
+    void *lse = at->lse;
+    bool direct = tensor_direct(engine, request, ATTN_TENSOR_O, request->sizes.o, &at->o) &&
+                  tensor_direct(engine, request, ATTN_TENSOR_LSE, request->sizes.lse, &lse);
+    at->lse = lse;
+    return direct;
+}
+
+static bool inputs_direct(const attn_engine_t *engine, const attn_engine_request_t *request, attn_addresses_t *at)
+{
+    return tensor_direct(engine, request, ATTN_TENSOR_Q, request->sizes.q, &at->q) &&
+           tensor_direct(engine, request, ATTN_TENSOR_K, request->sizes.k, &at->k) &&
+           tensor_direct(engine, request, ATTN_TENSOR_V, request->sizes.v, &at->v);
+}
+
+/* What the variant reads of a request over the link where inputs stay where they are. */
+static uint64_t link_reads(const attn_variant_t *variant, const attn_engine_request_t *request)
+{
+    attn_sizes_t sizes = request->sizes;
+    sizes.q = request->on_device & ATTN_TENSOR_Q ? 0 : sizes.q;
+    sizes.k = request->on_device & ATTN_TENSOR_K ? 0 : sizes.k;
+    sizes.v = request->on_device & ATTN_TENSOR_V ? 0 : sizes.v;
+    return sizes.q + sizes.k + sizes.v == 0 ? 0 : attn_cuda_variant_reads(variant, &request->spec, &sizes);
+}
+
+/* Beside other groups the kernel would keep multiprocessors waiting for the link; a copy engine does not. */
+static bool may_read_inputs(const queue_t *queue)
+{
+    const attn_engine_t *engine = queue->engine;
+    const attn_engine_group_t *group = queue->flight->group;
+    uint64_t left = engine->order.count == 0 || engine->fetch_apart ? engine->direct_in_bytes : 0;
+    for (uint32_t i = 0; i < group->count; i++) {
+        const attn_engine_request_t *request = &group->requests[i];
+        attn_addresses_t at = request->at;
+        uint64_t reads = link_reads(queue->variant, request);
+        if (reads > left || !inputs_direct(engine, request, &at))
+            return false;
+        left -= reads;
+    }
+    return true;
 }
 
 static attn_status_t places_make(queue_t *queue)
@@ -98,11 +144,11 @@ static attn_status_t places_make(queue_t *queue)
     }
     flight->direct = output_bytes <= queue->engine->direct_bytes;
     queue->output_bytes = output_bytes;
-    attn_addresses_t answers;
     for (uint32_t i = 0; i < group->count && flight->direct; i++) {
-        answers = group->requests[i].at;
-        flight->direct = direct_places(queue->engine, &group->requests[i], &answers);
+        attn_addresses_t answers = group->requests[i].at;
+        flight->direct = outputs_direct(queue->engine, &group->requests[i], &answers);
     }
+    flight->direct_in = may_read_inputs(queue);
     /* First how much, then where: the slab may move. */
     uint64_t bytes = 0;
     for (uint32_t i = 0; i < group->count; i++)
@@ -113,8 +159,16 @@ static attn_status_t places_make(queue_t *queue)
     bytes = 0;
     for (uint32_t i = 0; i < group->count; i++) {
         bytes = attn_cuda_flight_place(flight, i, bytes, !flight->direct);
+        attn_addresses_t *device = &flight->device[i];
         if (flight->direct)
-            direct_places(queue->engine, &group->requests[i], &flight->device[i]);
+            outputs_direct(queue->engine, &group->requests[i], device);
+        if (flight->direct_in) {
+            const attn_addresses_t *at = &group->requests[i].at;
+            device->q = at->q;
+            device->k = at->k;
+            device->v = at->v;
+            inputs_direct(queue->engine, &group->requests[i], device);
+        }
     }
     return ATTN_OK;
 }
@@ -214,9 +268,14 @@ static attn_status_t copy_in(queue_t *queue)
 {
     attn_engine_t *engine = queue->engine;
     attn_cuda_moves_t *moves = &engine->moves_in;
-    /* Beside other groups its blocks would wait for theirs; a copy engine does not. */
-    bool gather = moves->bytes <= engine->gather_bytes && (engine->gather_apart || !queue->flight->apart), gathered;
     queue->flight->group->result.link_in_bytes += moves->bytes;
+    if (queue->flight->direct_in) {
+        moves->count = 0;
+        moves->bytes = 0;
+        return ATTN_OK;
+    }
+    /* Beside other groups its blocks would wait for theirs; a copy engine does not. */
+    bool gather = moves->bytes <= engine->gather_bytes && (engine->fetch_apart || !queue->flight->apart), gathered;
     cudaError_t rc = attn_cuda_moves_queue(engine, moves, true, gather, queue->in, &gathered);
     queue->flight->group->result.helpers += gathered;
     return failed(queue, rc, "the inputs cannot be copied to the GPU");
@@ -242,7 +301,7 @@ static attn_status_t launch(queue_t *queue, uint32_t slice)
     attn_cuda_flight_t *flight = queue->flight;
     attn_group_t group = launch_group(queue, slice);
     queue->exec.host_workspace = queue->staging_bytes ? flight->staging + slice * queue->staging_bytes : NULL;
-    cudaError_t rc = stream_wait(queue, engine->compute, flight->copied_in[slice]);
+    cudaError_t rc = flight->direct_in ? cudaSuccess : stream_wait(queue, engine->compute, flight->copied_in[slice]);
     if (rc == cudaSuccess && flight->apart)
         rc = cudaEventRecord(flight->launched[slice], engine->compute);
     if (rc != cudaSuccess)
@@ -259,7 +318,7 @@ static attn_status_t slice_queue(queue_t *queue, uint32_t slice)
     attn_cuda_flight_t *flight = queue->flight;
     slice_moves(queue, slice);
     attn_status_t status = copy_in(queue);
-    if (status == ATTN_OK)
+    if (status == ATTN_OK && !flight->direct_in)
         status = failed(queue, cudaEventRecord(flight->copied_in[slice], queue->in), "the group cannot be queued");
     if (status == ATTN_OK)
         status = launch(queue, slice);
@@ -329,7 +388,7 @@ attn_status_t attn_cuda_flight_queue(attn_engine_t *engine, attn_cuda_flight_t *
     bool lone = group->count == 1 && engine->order.count == 0 && !flight->direct;
     flight->slices = lone ? attn_cuda_slices(&group->requests[0], &flight->device[0], queue.slice) : 1;
     flight->apart = copies_apart(engine, flight);
-    queue.in = flight->apart ? engine->in : engine->compute;
+    queue.in = flight->apart && !flight->direct_in ? engine->in : engine->compute;
     queue.out = flight->apart ? engine->out : engine->compute;
     status = workspace_make(&queue);
     return status == ATTN_OK ? all_queue(&queue) : status;
@@ -339,10 +398,14 @@ attn_status_t attn_cuda_flight_queue(attn_engine_t *engine, attn_cuda_flight_t *
 void attn_cuda_flight_times(const attn_cuda_flight_t *flight, attn_engine_result_t *ret)
 {
     uint32_t last = flight->slices - 1;
-    ret->copy_in_us = (uint64_t)attn_cuda_elapsed_us(flight->began, flight->copied_in[last]);
-    for (uint32_t i = 0; i <= last; i++)
-        ret->kernel_us +=
-            attn_cuda_elapsed_us(flight->apart ? flight->launched[i] : flight->copied_in[i], flight->computed[i]);
+    if (!flight->direct_in)
+        ret->copy_in_us = (uint64_t)attn_cuda_elapsed_us(flight->began, flight->copied_in[last]);
+    for (uint32_t i = 0; i <= last; i++) {
+        cudaEvent_t from = flight->apart       ? flight->launched[i]
+                           : flight->direct_in ? flight->began
+                                               : flight->copied_in[i];
+        ret->kernel_us += attn_cuda_elapsed_us(from, flight->computed[i]);
+    }
     ret->kernel_min_us = ret->kernel_us;
     if (!flight->direct)
         ret->copy_out_us = (uint64_t)attn_cuda_elapsed_us(flight->computed[last], flight->copied_out);

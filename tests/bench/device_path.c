@@ -199,18 +199,19 @@ static void tiny(double seconds)
     static const struct {
         const char *name;
         bool batch;
-        uint64_t gather, direct;
+        uint64_t gather, direct, direct_in;
     } modes[] = {
-        {"a copy each, answers copied", false, 0, 0},
-        {"copies queued at once, answers copied", true, 0, 0},
-        {"a copy each, answers written by the kernel", false, 0, UINT64_C(1) << 30},
-        {"copies queued at once, answers written by the kernel", true, 0, UINT64_C(1) << 30},
-        {"inputs gathered by a kernel, answers copied", true, UINT64_C(1) << 30, 0},
-        {"inputs gathered by a kernel, answers written by it", true, UINT64_C(1) << 30, UINT64_C(1) << 30},
+        {"a copy each, answers copied", false, 0, 0, 0},
+        {"copies queued at once, answers copied", true, 0, 0, 0},
+        {"a copy each, answers written by the kernel", false, 0, UINT64_C(1) << 30, 0},
+        {"copies queued at once, answers written by the kernel", true, 0, UINT64_C(1) << 30, 0},
+        {"inputs gathered by a kernel, answers copied", true, UINT64_C(1) << 30, 0, 0},
+        {"inputs gathered by a kernel, answers written by it", true, UINT64_C(1) << 30, UINT64_C(1) << 30, 0},
+        {"inputs read and answers written by the kernel", true, 0, UINT64_C(1) << 30, UINT64_C(1) << 30},
     };
     attn_sizes_t sizes;
     attn_spec_t spec = spec_of(64, 8, 2, &sizes);
-    uint64_t direct = engine->direct_bytes, gather = engine->gather_bytes;
+    uint64_t direct = engine->direct_bytes, gather = engine->gather_bytes, direct_in = engine->direct_in_bytes;
     bool batch = engine->batch_copies;
     printf("tiny (1,64,64,8/2,128) bf16, %.0f KiB in, %.0f KiB out; 4 groups in flight; requests/s by group size\n",
            (double)(sizes.q + sizes.k + sizes.v) / 1024, (double)sizes.o / 1024);
@@ -219,7 +220,8 @@ static void tiny(double seconds)
         bool as_served = i == sizeof modes / sizeof modes[0];
         engine->batch_copies = as_served ? batch : modes[i].batch;
         engine->gather_bytes = as_served ? gather : modes[i].gather;
-        engine->gather_apart = !as_served;
+        engine->direct_in_bytes = as_served ? direct_in : modes[i].direct_in;
+        engine->fetch_apart = !as_served;
         engine->direct_bytes = as_served ? direct : modes[i].direct;
         printf("  %-54s", as_served ? "as the engine is set" : modes[i].name);
         for (uint32_t size = 1; size <= ATTN_WIRE_GROUP_MAX; size *= 8) {

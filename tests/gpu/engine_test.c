@@ -1,6 +1,6 @@
 /* gpu/engine_test.c: the CUDA engine of attn-worker (server/worker/engine.h) with real arenas and no daemon: answers
  * against the CPU, copies from pinned and pageable memory, slices, rounds, cancellation, faults, and what a request
- * costs. Without a GPU only the slices are tested. One command, no arguments. */
+ * costs. Without a GPU only the slices and what a launch reads are tested. One command, no arguments. */
 #include <cuda_runtime_api.h>
 #include <math.h>
 #include <stdio.h>
@@ -143,6 +143,34 @@ static void test_slices(void)
         check(n == 1 || rows == cases[i].batch * (uint64_t)cases[i].s_q, "case %zu: rows", i);
         check(n == 1 || flops == attn_problem_flops(&whole, spec.causal), "case %zu: visible pairs %g", i, flops);
         check((n > 1) == (i < 4 || i == 5 || i == 6), "case %zu: %u slices", i, n);
+    }
+}
+
+/* What a launch reads decides whether inputs stay in host memory. */
+static void test_reads(void)
+{
+    static const struct {
+        const char *variant;
+        uint32_t layout, batch, h_q, h_kv;
+        int64_t s_q, s_kv;
+        uint64_t reads;
+    } cases[] = {
+        {"unified", ATTN_LAYOUT_BSHD, 1, 8, 2, 64, 64, (128 + 4 * 64) << 10},
+        {"unified", ATTN_LAYOUT_BHSD, 3, 8, 2, 64, 64, 3 * (128 + 4 * 64) << 10},
+        {"unified", ATTN_LAYOUT_BSHD, 1, 8, 8, 128, 64, (256 + 256) << 10},
+        {"unified", ATTN_LAYOUT_BSHD, 1, 8, 8, 129, 64, (258 + 2 * 256) << 10},
+        {"unified", ATTN_LAYOUT_THD, 4, 8, 2, 129, 64, (258 + 2 * 4 * 64) << 10},
+        {"unified", ATTN_LAYOUT_BSHD, 1, 8, 2, 0, 64, 0},
+        {"reference", ATTN_LAYOUT_BSHD, 1, 8, 2, 64, 64, UINT64_MAX},
+        {"null", ATTN_LAYOUT_BSHD, 1, 8, 2, 64, 64, UINT64_MAX},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        attn_sizes_t sizes;
+        attn_spec_t spec = check_spec(ATTN_DTYPE_BF16, cases[i].layout, cases[i].batch, cases[i].s_q, cases[i].s_kv,
+                                      cases[i].h_q, cases[i].h_kv, 128, false, 0, &sizes);
+        uint64_t reads = attn_cuda_variant_reads(attn_cuda_variant_find(cases[i].variant), &spec, &sizes);
+        check(reads == cases[i].reads, "case %zu reads %llu bytes, not %llu", i, (unsigned long long)reads,
+              (unsigned long long)cases[i].reads);
     }
 }
 
@@ -304,8 +332,8 @@ static int by_value(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-/* What a request costs inside the engine: its output written directly or copied, its inputs copied or fetched by a
- * kernel, at once after the last one or after a pause in which the device may doze off. */
+/* What a request costs inside the engine: its output written directly or copied, its inputs copied, fetched by a kernel
+ * or read directly, at once after the last one or after a pause in which the device may doze off. */
 static void bench(attn_engine_t *engine, attn_memory_t *memory, const char *variant, int64_t s, uint32_t h_q,
                   uint32_t h_kv, int n)
 {
@@ -316,10 +344,14 @@ static void bench(attn_engine_t *engine, attn_memory_t *memory, const char *vari
     arenas_fill(&spec, &sizes, 1);
     double times[1000];
     static const struct {
-        bool direct, gather;
+        const char *inputs;
+        bool direct, gather, direct_in;
         int pause_us;
-    } modes[] = {{false, false, 0}, {true, false, 0}, {true, true, 0}, {true, false, 100}, {true, true, 100}};
-    uint64_t direct = engine->direct_bytes, gather = engine->gather_bytes;
+    } modes[] = {{"copied", false, false, false, 0},  {"copied", true, false, false, 0},
+                 {"gathered", true, true, false, 0},  {"direct", true, false, true, 0},
+                 {"copied", true, false, false, 100}, {"gathered", true, true, false, 100},
+                 {"direct", true, false, true, 100}};
+    uint64_t direct = engine->direct_bytes, gather = engine->gather_bytes, direct_in = engine->direct_in_bytes;
     for (size_t mode = 0; mode < sizeof modes / sizeof modes[0]; mode++) {
         task_t t;
         attn_engine_result_t result;
@@ -327,6 +359,7 @@ static void bench(attn_engine_t *engine, attn_memory_t *memory, const char *vari
         task_make(&t, ATTN_OP_RUN, variant, &spec, &sizes, 0);
         engine->direct_bytes = modes[mode].direct ? UINT64_C(1) << 30 : 0;
         engine->gather_bytes = modes[mode].gather ? UINT64_C(1) << 30 : 0;
+        engine->direct_in_bytes = modes[mode].direct_in ? UINT64_C(1) << 30 : 0;
         for (int i = -20; i < n; i++) {
             for (double until = check_now_ms() + modes[mode].pause_us / 1000.0; check_now_ms() < until;) {
             }
@@ -341,12 +374,13 @@ static void bench(attn_engine_t *engine, attn_memory_t *memory, const char *vari
             "%-9s 1x%lldx%lld %u/%u d128 %6.1f KiB in %6.1f KiB out, inputs %s, output %s, pause %3d us: p50 %.1f us, "
             "least %.1f (in %llu, kernel %.1f, out %llu)\n",
             variant, (long long)s, (long long)s, h_q, h_kv, (double)(sizes.q + 2 * sizes.k) / 1024,
-            (double)sizes.o / 1024, modes[mode].gather ? "gathered" : "copied",
-            modes[mode].direct ? "direct" : "copied", modes[mode].pause_us, times[n / 2], times[0],
-            (unsigned long long)result.copy_in_us, result.kernel_us, (unsigned long long)result.copy_out_us);
+            (double)sizes.o / 1024, modes[mode].inputs, modes[mode].direct ? "direct" : "copied", modes[mode].pause_us,
+            times[n / 2], times[0], (unsigned long long)result.copy_in_us, result.kernel_us,
+            (unsigned long long)result.copy_out_us);
     }
     engine->direct_bytes = direct;
     engine->gather_bytes = gather;
+    engine->direct_in_bytes = direct_in;
 }
 
 static void test_refusals(attn_engine_t *engine, attn_memory_t *memory)
@@ -444,6 +478,7 @@ static void test_oob(attn_engine_t *engine, attn_memory_t *memory)
 int main(void)
 {
     test_slices();
+    test_reads();
     attn_engine_cuda_list(keep_first, NULL);
     if (uuid[0] == '\0') {
         printf("skipped: no GPU\n");
@@ -482,7 +517,10 @@ int main(void)
     test_fill(engine, memory);
     bench(engine, memory, "null", 64, 8, 2, 500);
     bench(engine, memory, "unified", 64, 8, 2, 1000);
+    bench(engine, memory, "unified", 64, 4, 4, 500);
+    bench(engine, memory, "unified", 64, 32, 4, 500);
     bench(engine, memory, "unified", 128, 8, 2, 500);
+    bench(engine, memory, "unified", 256, 8, 2, 500);
     bench(engine, memory, "unified", 256, 8, 8, 500);
     bench(engine, memory, "unified", 1024, 32, 8, 100);
     attn_engine_cuda.close(engine);
