@@ -6,7 +6,7 @@ caller, a Poisson mix of lengths, a flood beside a victim. Each part is one tabl
     tests/bench/batch_bench.py --bin build/bin --load build/bench/http_load --device cpu --no-peer     (a dry run)
 
 Parts: tiny (64 closed-loop callers over HTTP, with launches per request), one (one caller, batching on and off),
-poisson (lengths 64 to 8192 at 70 % of the peak, over the ring of the Unix socket), flood.
+poisson (lengths 64 to 8192 at 70 % of the peak, over the ring of the Unix socket), flood (batch_flood.py).
 """
 import argparse
 import json
@@ -14,23 +14,12 @@ import os
 import subprocess
 import sys
 import tempfile
-import urllib.request
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import batch_flood
 import service_common as common
 
 TINY = dict(b=1, s_q=64, s_kv=64, h_q=8, h_kv=2, d=128)
-
-
-def metrics(server):
-    text = urllib.request.urlopen(f"http://127.0.0.1:{server.port}/metrics", timeout=10).read().decode()
-    totals = {}
-    for line in text.splitlines():
-        if line and line[0] != "#":
-            name, value = line.rsplit(" ", 1)
-            totals[name.split("{")[0]] = totals.get(name.split("{")[0], 0) + float(value)
-    return totals
 
 
 def bar(holds):
@@ -46,13 +35,8 @@ class Bench:
     def attnd(self, *flags):
         return common.attnd(self.options.bin, *self.devices, *flags)
 
-    def load(self, server, body, callers, seconds=None, warmup=0.5, source=None):
-        if source is None:
-            return common.load(self.options.load, server, "/v1/attention", body, callers, seconds or self.options.seconds, warmup)
-        done = subprocess.run([str(self.options.load), "--port", str(server.port), "--path", "/v1/attention", "--body", str(body),
-                               "--type", "application/safetensors", "--connections", str(callers), "--seconds", str(seconds),
-                               "--warmup", str(warmup), "--source", source], capture_output=True, text=True, timeout=seconds + 60)
-        return json.loads(done.stdout)
+    def load(self, server, body, callers, seconds=None, warmup=0.5):
+        return common.load(self.options.load, server, "/v1/attention", body, callers, seconds or self.options.seconds, warmup)
 
     # ---- 64 callers ----
 
@@ -68,10 +52,10 @@ class Bench:
         try:
             for _ in range(self.options.rounds):
                 for name, server in servers.items():
-                    before = metrics(server) if name in kinds else {}
+                    before = common.metrics(server) if name in kinds else {}
                     seen[name].append(self.load(server, body, 64))
                     if name in kinds:
-                        after = metrics(server)
+                        after = common.metrics(server)
                         requests = after["attnd_device_requests_total"] - before.get("attnd_device_requests_total", 0)
                         launches[name] = (after["attnd_device_launches_total"] - before.get("attnd_device_launches_total", 0)) / requests
         finally:
@@ -144,23 +128,7 @@ class Bench:
     # ---- a flood ----
 
     def flood(self):
-        body = common.body_file(self.folder, "flood", **(TINY if self.options.device == "cpu" else dict(b=1, s_q=512, s_kv=512, h_q=8, h_kv=2, d=128)))
-        server = self.attnd()
-        victims = {"one well-behaved neighbour": [], "a flood of 64 connections": []}
-        try:
-            with ThreadPoolExecutor(2) as pool:
-                for _ in range(self.options.rounds):
-                    for name, callers in (("one well-behaved neighbour", 1), ("a flood of 64 connections", 64)):
-                        other = pool.submit(self.load, server, body, callers, 2.0, 0.2, "127.0.0.2")
-                        victims[name].append(pool.submit(self.load, server, body, 1, 1.0, 0.7, "127.0.0.3").result()["p99_us"])
-                        other.result()
-        finally:
-            server.stop()
-        good, bad = (common.median(v) for v in victims.values())
-        print("\na victim with one connection beside another peer, requests of equal size, HTTP")
-        for name, p99 in victims.items():
-            print(f"  beside {name:28} p99 {common.median(p99):8.0f} us")
-        print(f"  ratio {bad / good:.2f}: {bar(bad <= 2 * good)} 2")
+        batch_flood.run(self.options.load, self.folder, self.options.device, self.attnd)
 
 
 def main():

@@ -2,8 +2,8 @@
  *
  * N keep-alive connections on one epoll thread, each with one request in flight, all sending the same body. One
  * request is one sendmsg of head and body and as few reads as the kernel gives; latency runs from the first byte sent
- * to the last byte received. With --poll it never sleeps, so that waking its own core is no part of what it measures.
- * Prints one JSON object. Owns everything it opens; the only thread. */
+ * to the last byte received. With --parts it says where that time went. With --poll it never sleeps, so that waking its
+ * own core is no part of what it measures. Prints one JSON object. Owns everything it opens; the only thread. */
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -23,6 +23,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "http_samples.h"
+
 #define HEAD_MAX 8192
 #define SINK_BYTES (1u << 20)
 
@@ -34,7 +36,8 @@ typedef struct conn {
     size_t head_used;
     char head[HEAD_MAX + 1];
     int status;
-    int64_t started_ns;
+    int64_t started_ns, sent_ns, answered_ns; /* first byte sent, last byte sent, first byte received */
+    sample_t sample;
 } conn_t;
 
 typedef struct load {
@@ -47,9 +50,9 @@ typedef struct load {
     uint64_t body_len;
     int epoll_fd;
     char *sink;
-    uint32_t *latency_us_x10; /* tenths of a microsecond */
-    uint64_t count, capacity, errors, answered_bytes;
-    bool measuring, polls;
+    samples_t samples;
+    uint64_t errors, answered_bytes;
+    bool measuring, polls, parts;
     int first_bad_status;
 } load_t;
 
@@ -104,6 +107,7 @@ static bool conn_send(load_t *load, conn_t *conn)
         conn->sent += (uint64_t)sent;
     }
     conn->sending = false;
+    conn->sent_ns = now_ns();
     conn_watch(load, conn, false);
     return true;
 }
@@ -152,6 +156,11 @@ static bool head_parse(conn_t *conn)
     return true;
 }
 
+static float us_between(int64_t from_ns, int64_t to_ns)
+{
+    return (float)(to_ns - from_ns) / 1000;
+}
+
 static void answer_count(load_t *load, conn_t *conn)
 {
     if (!load->measuring)
@@ -162,13 +171,14 @@ static void answer_count(load_t *load, conn_t *conn)
             load->first_bad_status = conn->status;
         return;
     }
-    if (load->count == load->capacity) {
-        load->capacity = load->capacity ? load->capacity * 2 : 65536;
-        load->latency_us_x10 = realloc(load->latency_us_x10, load->capacity * sizeof *load->latency_us_x10);
-        if (load->latency_us_x10 == NULL)
-            die("realloc");
-    }
-    load->latency_us_x10[load->count++] = (uint32_t)((now_ns() - conn->started_ns) / 100);
+    const int64_t now = now_ns();
+    sample_t *sample = &conn->sample;
+    sample->latency_us = us_between(conn->started_ns, now);
+    sample->part[SAMPLE_SENDING] = us_between(conn->started_ns, conn->sent_ns);
+    sample->part[SAMPLE_WAITING] = us_between(conn->sent_ns, conn->answered_ns);
+    sample->part[SAMPLE_RECEIVING] = us_between(conn->answered_ns, now);
+    if (!samples_add(&load->samples, sample))
+        die("samples");
 }
 
 /* Reads what is there; starts the next request when an answer is complete. False: close it. */
@@ -184,6 +194,7 @@ static bool conn_receive(load_t *load, conn_t *conn)
             if (got > 0) {
                 size_t room = HEAD_MAX - conn->head_used;
                 uint64_t over = (size_t)got > room ? (uint64_t)got - room : 0;
+                conn->answered_ns = conn->head_used == 0 ? now_ns() : conn->answered_ns;
                 conn->head_used += (size_t)got - over;
                 char *end = memmem(conn->head, conn->head_used, "\r\n\r\n", 4);
                 if (end == NULL) {
@@ -197,6 +208,9 @@ static bool conn_receive(load_t *load, conn_t *conn)
                 conn->body_left -= body;
                 load->answered_bytes += body;
                 conn->in_body = true;
+                conn->sample.told = false;
+                if (load->parts)
+                    sample_read_answer(&conn->sample, end, (size_t)(conn->head + conn->head_used - end));
             }
         } else {
             uint64_t want = conn->body_left < SINK_BYTES ? conn->body_left : SINK_BYTES;
@@ -247,28 +261,17 @@ static void load_run(load_t *load, int64_t until_ns)
     }
 }
 
-static int latency_compare(const void *a, const void *b)
-{
-    uint32_t x = *(const uint32_t *)a, y = *(const uint32_t *)b;
-    return x < y ? -1 : x > y;
-}
-
-static double percentile(const load_t *load, double p)
-{
-    if (load->count == 0)
-        return 0;
-    uint64_t at = (uint64_t)(p * (double)(load->count - 1) + 0.5);
-    return load->latency_us_x10[at] / 10.0;
-}
-
 static void usage(void)
 {
-    puts("http_load --port N --path PATH --body FILE [--host 127.0.0.1] [--type MEDIA] [--connections 1]\n"
-         "          [--seconds 5] [--warmup 1] [--source ADDRESS] [--poll]\n"
-         "Posts the body over keep-alive connections, one request in flight on each; prints JSON with requests per\n"
-         "second and latency percentiles in microseconds.\n"
-         "--source: call from this IPv4 address, such as 127.0.0.2: another peer to the server.\n"
-         "--poll: look for answers without ever sleeping.");
+    puts(
+        "http_load --port N --path PATH --body FILE [--host 127.0.0.1] [--type MEDIA] [--connections 1]\n"
+        "          [--seconds 5] [--warmup 1] [--source ADDRESS] [--poll] [--parts]\n"
+        "Posts the body over keep-alive connections, one request in flight on each; prints JSON with requests per\n"
+        "second and latency percentiles in microseconds.\n"
+        "--source: call from this IPv4 address, such as 127.0.0.2: another peer to the server.\n"
+        "--poll: look for answers without ever sleeping.\n"
+        "--parts: also where the time went: sending, waiting and receiving by the client's clock, and what answers of\n"
+        "attnd in safetensors say of themselves; each with its percentiles and its mean in the slowest hundredth.");
 }
 
 int main(int argc, char **argv)
@@ -276,15 +279,21 @@ int main(int argc, char **argv)
     const char *host = "127.0.0.1", *port = NULL, *path = "/", *body = NULL, *type = "application/octet-stream";
     const char *source = NULL;
     int connections = 1;
-    bool polls = false;
+    bool polls = false, with_parts = false;
     double seconds = 5, warmup = 1;
-    static const struct option options[] = {
-        {"host", required_argument, 0, 'h'},    {"port", required_argument, 0, 'p'},
-        {"path", required_argument, 0, 'u'},    {"body", required_argument, 0, 'b'},
-        {"type", required_argument, 0, 't'},    {"connections", required_argument, 0, 'c'},
-        {"seconds", required_argument, 0, 's'}, {"warmup", required_argument, 0, 'w'},
-        {"source", required_argument, 0, 'f'},  {"poll", no_argument, 0, 'l'},
-        {"help", no_argument, 0, '?'},          {0, 0, 0, 0}};
+    static const struct option options[] = {{"host", required_argument, 0, 'h'},
+                                            {"port", required_argument, 0, 'p'},
+                                            {"path", required_argument, 0, 'u'},
+                                            {"body", required_argument, 0, 'b'},
+                                            {"type", required_argument, 0, 't'},
+                                            {"connections", required_argument, 0, 'c'},
+                                            {"seconds", required_argument, 0, 's'},
+                                            {"warmup", required_argument, 0, 'w'},
+                                            {"source", required_argument, 0, 'f'},
+                                            {"poll", no_argument, 0, 'l'},
+                                            {"parts", no_argument, 0, 'a'},
+                                            {"help", no_argument, 0, '?'},
+                                            {0, 0, 0, 0}};
     for (int c; (c = getopt_long(argc, argv, "", options, NULL)) != -1;) {
         switch (c) {
         case 'h':
@@ -311,6 +320,9 @@ int main(int argc, char **argv)
         case 'l':
             polls = true;
             break;
+        case 'a':
+            with_parts = true;
+            break;
         case 'f':
             source = optarg;
             break;
@@ -327,7 +339,7 @@ int main(int argc, char **argv)
         return 2;
     }
 
-    load_t load = {.source = source, .polls = polls};
+    load_t load = {.source = source, .polls = polls, .parts = with_parts};
     struct addrinfo *found = NULL, hints = {.ai_socktype = SOCK_STREAM};
     if (getaddrinfo(host, port, &hints, &found) != 0)
         die("getaddrinfo");
@@ -365,13 +377,17 @@ int main(int argc, char **argv)
     load_run(&load, begin + (int64_t)(seconds * 1e9));
     double took = (double)(now_ns() - begin) / 1e9;
 
-    qsort(load.latency_us_x10, load.count, sizeof *load.latency_us_x10, latency_compare);
-    printf("{\"connections\": %d, \"requests\": %llu, \"errors\": %llu, \"first_bad_status\": %d, \"seconds\": %.3f, "
+    samples_sort(&load.samples);
+    const double count = (double)load.samples.count;
+    printf("{\"connections\": %d, \"requests\": %zu, \"errors\": %llu, \"first_bad_status\": %d, \"seconds\": %.3f, "
            "\"rps\": %.1f, \"upload_mb_s\": %.1f, \"download_mb_s\": %.1f, \"p50_us\": %.1f, \"p90_us\": %.1f, "
-           "\"p99_us\": %.1f, \"max_us\": %.1f}\n",
-           connections, (unsigned long long)load.count, (unsigned long long)load.errors, load.first_bad_status, took,
-           (double)load.count / took, (double)load.count * (double)load.body_len / took / 1e6,
-           (double)load.answered_bytes / took / 1e6, percentile(&load, 0.5), percentile(&load, 0.9),
-           percentile(&load, 0.99), percentile(&load, 1.0));
-    return load.count == 0;
+           "\"p99_us\": %.1f, \"max_us\": %.1f",
+           connections, load.samples.count, (unsigned long long)load.errors, load.first_bad_status, took, count / took,
+           count * (double)load.body_len / took / 1e6, (double)load.answered_bytes / took / 1e6,
+           samples_percentile(&load.samples, 0.5), samples_percentile(&load.samples, 0.9),
+           samples_percentile(&load.samples, 0.99), samples_percentile(&load.samples, 1.0));
+    if (load.parts)
+        samples_print_parts(&load.samples);
+    puts("}");
+    return load.samples.count == 0;
 }

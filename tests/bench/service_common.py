@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -102,6 +103,17 @@ def load(binary, server, path, body, connections, seconds, warmup=0.5, flags=())
     if result["errors"]:
         raise SystemExit(f"http_load met errors: {result}")
     return result
+
+
+def metrics(server):
+    """Every series of /metrics, summed over its labels."""
+    text = urllib.request.urlopen(f"http://127.0.0.1:{server.port}/metrics", timeout=10).read().decode()
+    totals = {}
+    for line in text.splitlines():
+        if line and line[0] != "#":
+            name, value = line.rsplit(" ", 1)
+            totals[name.split("{")[0]] = totals.get(name.split("{")[0], 0) + float(value)
+    return totals
 
 
 def median(values):
