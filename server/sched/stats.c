@@ -8,7 +8,7 @@
 
 struct attn_device_stats {
     attn_histogram_t *group_size;
-    attn_counter_t *groups, *requests, *tokens, *flops, *launches, *helpers, *link_in, *link_out;
+    attn_counter_t *groups, *requests, *tokens, *flops, *launches, *helpers, *link_in, *link_out, *unpinned;
     attn_counter_t *kernel_ns, *busy_ns;
 };
 
@@ -38,6 +38,8 @@ attn_device_stats_t *attn_stats_device(const char *uuid, uint32_t index)
     snprintf(link, sizeof link, "%s,direction=\"out\"", labels);
     stats->link_out =
         attn_metrics_counter("attnd_link_bytes_total", "Bytes moved between host and device memory", link);
+    stats->unpinned = attn_metrics_counter("attnd_link_unpinned_bytes_total",
+                                           "Of these, bytes from or to host memory that was not pinned yet", labels);
     return stats;
 }
 
@@ -74,4 +76,5 @@ void attn_stats_group_ran(attn_device_stats_t *stats, const attn_wire_done_t *do
     attn_counter_add(stats->busy_ns, busy_ns > 0 ? (uint64_t)busy_ns : 0);
     attn_counter_add(stats->link_in, done->link_in_bytes);
     attn_counter_add(stats->link_out, done->link_out_bytes);
+    attn_counter_add(stats->unpinned, done->unpinned_bytes);
 }

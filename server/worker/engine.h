@@ -80,10 +80,12 @@ typedef struct attn_engine_result {
     uint32_t launches;               /* of attention: one, or one per slice or round */
     uint32_t helpers;                /* other kernels, which only move bytes */
     uint64_t link_in_bytes, link_out_bytes; /* moved between host and device memory */
+    uint64_t unpinned_bytes;                /* of these, from or to host memory that was not pinned */
     uint32_t sm_clock_mhz, mem_clock_mhz;   /* 0 = not read */
     attn_judgement_t judgement;             /* JUDGE */
-    bool unusable; /* the context is broken (a sticky CUDA error): the worker reports this group and ends, a new one
-                      starts */
+    bool idle_wanted; /* groups like this one wait for background work: a piece of it is to follow at once */
+    bool unusable;    /* the context is broken (a sticky CUDA error): the worker reports this group and ends, a new one
+                         starts */
 } attn_engine_result_t;
 
 /* Requests that run as one launch. Everything in it stays as it is, and stays where it is, from submit() until poll()
@@ -125,7 +127,8 @@ typedef struct attn_engine_ops {
      * so that the worker may sleep. May be NULL where poll() never returns NULL while it has groups. */
     void (*block)(attn_engine_t *engine);
     /* One piece of background work (pinning, prefaulting) of at most about 3 ms; returns whether there is more. Called
-     * when the worker has had nothing to do for a while, and now and then when it never has. May be NULL. */
+     * when the worker has had nothing to do for a while, after a group that wanted it, and now and then when there is
+     * no end of work. May be NULL. */
     bool (*idle)(attn_engine_t *engine);
     attn_client_memory_ops_t client_memory; /* not on the main thread */
 } attn_engine_ops_t;

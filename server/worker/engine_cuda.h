@@ -19,6 +19,7 @@ typedef struct attn_cuda_range {
     uint64_t bytes;
     uint64_t first;  /* bytes of the first piece; the others are alike */
     uint64_t pinned; /* bytes from the start; grows piece by piece */
+    uint64_t reach;  /* of an arena: the farthest end of a copy that met memory not pinned */
     bool read_only;  /* the GPU may not write it either */
     bool closed;     /* pinning failed once: the rest stays pageable, which is slower and still right */
 } attn_cuda_range_t;
@@ -155,9 +156,10 @@ bool attn_cuda_ranges_pin(attn_engine_t *engine); /* one more piece; whether the
 void *attn_cuda_direct(const attn_engine_t *engine, const void *host, uint64_t bytes);
 /* Adds a copy to the device, or from it. */
 void attn_cuda_moves_add(attn_cuda_moves_t *moves, void *device, const void *host, uint64_t bytes, bool in);
-/* Queues the copies and empties the list. `gather`: by a kernel, if it can do these. */
+/* Queues the copies and empties the list; `gather`: by a kernel, if it can do these. Adds to the result's helpers and
+ * unpinned_bytes, and sets idle_wanted when some of these lie in an arena. */
 cudaError_t attn_cuda_moves_queue(attn_engine_t *engine, attn_cuda_moves_t *moves, bool in, bool gather,
-                                  cudaStream_t stream, bool *ret_gathered);
+                                  cudaStream_t stream, attn_engine_result_t *result);
 /* Each makes at least `bytes` available; contents are lost. */
 attn_status_t attn_cuda_slab(attn_engine_t *engine, attn_cuda_flight_t *flight, uint64_t bytes, attn_error_t *err);
 attn_status_t attn_cuda_workspace(attn_engine_t *engine, uint64_t bytes, attn_error_t *err);

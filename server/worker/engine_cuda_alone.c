@@ -50,7 +50,6 @@ static attn_status_t inputs_copy(const alone_t *alone)
     const attn_engine_request_t *request = &alone->group->requests[0];
     const attn_addresses_t *device = &alone->flight->device[0], *host = &request->at;
     attn_cuda_moves_t *moves = &alone->engine->moves_in;
-    bool gathered;
     moves->count = 0;
     moves->bytes = 0;
     if (!(request->on_device & ATTN_TENSOR_Q))
@@ -60,16 +59,17 @@ static attn_status_t inputs_copy(const alone_t *alone)
     if (!(request->on_device & ATTN_TENSOR_V))
         attn_cuda_moves_add(moves, device->v, host->v, request->sizes.v, true);
     alone->group->result.link_in_bytes += moves->bytes;
-    return failed(alone, attn_cuda_moves_queue(alone->engine, moves, true, false, alone->engine->compute, &gathered),
-                  "the inputs cannot be copied to the GPU");
+    return failed(
+        alone, attn_cuda_moves_queue(alone->engine, moves, true, false, alone->engine->compute, &alone->group->result),
+        "the inputs cannot be copied to the GPU");
 }
 
 static attn_status_t moves_out(const alone_t *alone, attn_cuda_moves_t *moves, const char *what)
 {
-    bool gathered;
     alone->group->result.link_out_bytes += moves->bytes;
-    return failed(alone, attn_cuda_moves_queue(alone->engine, moves, false, false, alone->engine->compute, &gathered),
-                  what);
+    return failed(
+        alone, attn_cuda_moves_queue(alone->engine, moves, false, false, alone->engine->compute, &alone->group->result),
+        what);
 }
 
 static attn_status_t outputs_copy(const alone_t *alone)

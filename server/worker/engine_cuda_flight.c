@@ -275,18 +275,17 @@ static attn_status_t copy_in(queue_t *queue)
         return ATTN_OK;
     }
     /* Beside other groups its blocks would wait for theirs; a copy engine does not. */
-    bool gather = moves->bytes <= engine->gather_bytes && (engine->fetch_apart || !queue->flight->apart), gathered;
-    cudaError_t rc = attn_cuda_moves_queue(engine, moves, true, gather, queue->in, &gathered);
-    queue->flight->group->result.helpers += gathered;
-    return failed(queue, rc, "the inputs cannot be copied to the GPU");
+    bool gather = moves->bytes <= engine->gather_bytes && (engine->fetch_apart || !queue->flight->apart);
+    return failed(queue, attn_cuda_moves_queue(engine, moves, true, gather, queue->in, &queue->flight->group->result),
+                  "the inputs cannot be copied to the GPU");
 }
 
 static attn_status_t copy_out(queue_t *queue)
 {
     attn_cuda_moves_t *moves = &queue->engine->moves_out;
-    bool gathered;
-    queue->flight->group->result.link_out_bytes += moves->bytes;
-    return failed(queue, attn_cuda_moves_queue(queue->engine, moves, false, false, queue->out, &gathered),
+    attn_engine_result_t *result = &queue->flight->group->result;
+    result->link_out_bytes += moves->bytes;
+    return failed(queue, attn_cuda_moves_queue(queue->engine, moves, false, false, queue->out, result),
                   "the answer cannot be copied from the GPU");
 }
 

@@ -46,12 +46,19 @@ void attn_cuda_ranges_close(attn_engine_t *engine)
     attn_cuda_range_unpin(&engine->output);
 }
 
+static bool wanted(const attn_cuda_range_t *arena)
+{
+    return !arena->closed && arena->pinned < arena->reach;
+}
+
+/* First what groups have met, then both alike. */
 bool attn_cuda_ranges_pin(attn_engine_t *engine)
 {
     attn_cuda_range_t *in = &engine->input, *out = &engine->output;
     bool in_open = !in->closed && in->pinned < in->bytes, out_open = !out->closed && out->pinned < out->bytes;
+    bool in_first = wanted(in) != wanted(out) ? wanted(in) : in->pinned <= out->pinned;
     attn_cuda_ranges_lock(engine->ranges);
-    if (in_open && (!out_open || in->pinned <= out->pinned))
+    if (in_open && (!out_open || in_first))
         attn_cuda_range_pin(in);
     else if (out_open)
         attn_cuda_range_pin(out);
@@ -129,6 +136,23 @@ static cudaError_t pair_copy(const attn_engine_t *engine, const attn_cuda_pair_t
     return rc;
 }
 
+/* Counts what of the copies is not pinned. What lies in an arena is to be, soon. */
+static void moves_look(attn_engine_t *engine, const attn_cuda_moves_t *moves, bool in, attn_engine_result_t *result)
+{
+    attn_cuda_range_t *arena = in ? &engine->input : &engine->output;
+    for (uint32_t i = 0; i < moves->count; i++) {
+        const attn_cuda_pair_t *pair = &moves->pair[i];
+        uint64_t offset = 0;
+        const attn_cuda_range_t *range = attn_cuda_ranges_find(engine->ranges, pair->host, pair->bytes, &offset);
+        const uint64_t end = offset + pair->bytes, pinned = range ? range->pinned : 0;
+        result->unpinned_bytes += end <= pinned ? 0 : offset < pinned ? end - pinned : pair->bytes;
+        if (range == arena && end > pinned) {
+            arena->reach = end > arena->reach ? end : arena->reach;
+            result->idle_wanted = true;
+        }
+    }
+}
+
 static cudaError_t moves_batch(const attn_cuda_move_t *moves, uint32_t count, cudaStream_t stream)
 {
     void *to[ATTN_CUDA_MOVES];
@@ -152,7 +176,7 @@ static bool multiples_of_16(const attn_cuda_moves_t *moves)
 }
 
 cudaError_t attn_cuda_moves_queue(attn_engine_t *engine, attn_cuda_moves_t *moves, bool in, bool gather,
-                                  cudaStream_t stream, bool *ret_gathered)
+                                  cudaStream_t stream, attn_engine_result_t *result)
 {
     attn_cuda_move_t resolved[ATTN_CUDA_MOVES];
     cudaError_t rc = cudaSuccess;
@@ -161,8 +185,10 @@ cudaError_t attn_cuda_moves_queue(attn_engine_t *engine, attn_cuda_moves_t *move
     attn_cuda_ranges_lock(engine->ranges);
     bool batch = engine->batch_copies && moves->count >= BATCH_COPIES_MIN;
     bool together = (gather || batch) && moves_resolve(engine, moves, in, resolved);
-    *ret_gathered = together && gather;
-    if (*ret_gathered) {
+    if (!together)
+        moves_look(engine, moves, in, result);
+    if (together && gather) {
+        result->helpers++;
         rc = (cudaError_t)attn_cuda_gather(resolved, moves->count, stream);
     } else if (together && moves_batch(resolved, moves->count, stream) != cudaSuccess) {
         /* A driver that cannot, or an error that the copies below meet again. */

@@ -86,13 +86,14 @@ typedef struct attn_wire_done {
     uint32_t unusable;                      /* 1: the device's context is broken; the worker ends after this record */
     uint32_t launches, helpers, unused;     /* of attention kernels; of kernels that only move bytes */
     uint64_t link_in_bytes, link_out_bytes; /* moved between host and device memory */
+    uint64_t unpinned_bytes;                /* of these, from or to host memory that was not pinned */
     uint64_t copy_in_us, copy_out_us;
     double kernel_us, kernel_min_us;
     uint32_t sm_clock_mhz, mem_clock_mhz; /* as read near this job; 0 = not known */
     attn_judgement_t judgement;           /* JUDGE */
     char message[ATTN_ERROR_MESSAGE_MAX]; /* when status is not ATTN_OK */
 } attn_wire_done_t;
-_Static_assert(sizeof(attn_wire_done_t) == 88 + sizeof(attn_judgement_t) + ATTN_ERROR_MESSAGE_MAX, "wire layout");
+_Static_assert(sizeof(attn_wire_done_t) == 96 + sizeof(attn_judgement_t) + ATTN_ERROR_MESSAGE_MAX, "wire layout");
 
 /* Written by the front only. */
 typedef struct attn_wire_front {

@@ -77,6 +77,9 @@ static uint64_t batch_bytes(const batch_t *batch, bool in)
 
 static void batches_run(attn_engine_t *engine, batch_t *batches, const char *expected, uint64_t bytes, const char *mode)
 {
+    const bool pinned = in_at <= engine->input.pinned && out_at <= engine->output.pinned;
+    uint64_t unpinned = 0;
+    bool wanted = false;
     memset(output, 0x7b, bytes);
     for (int i = 0; i < GROUPS; i++) {
         batches[i].group.result = (attn_engine_result_t){0};
@@ -94,7 +97,11 @@ static void batches_run(attn_engine_t *engine, batch_t *batches, const char *exp
               "%s group %d: %u and %u launches, kernel %g us, %llu in, %llu out", mode, i, result->launches,
               result->helpers, result->kernel_us, (unsigned long long)result->link_in_bytes,
               (unsigned long long)result->link_out_bytes);
+        unpinned += result->unpinned_bytes;
+        wanted = wanted || result->idle_wanted;
     }
+    check(wanted == !pinned && (unpinned > 0) == !pinned, "%s: %llu bytes not pinned, more %s", mode,
+          (unsigned long long)unpinned, wanted ? "wanted" : "not wanted");
     check(attn_engine_cuda.poll(engine) == NULL, "%s: a group too many", mode);
     check(memcmp(output, expected, bytes) == 0, "%s: other bits than alone", mode);
 }

@@ -1,0 +1,139 @@
+/* test_loop.c: the worker's loop: when background work follows a group. With an engine that only counts. */
+#include <check.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/fd.h"
+#include "worker/loop.h"
+
+enum { JOBS = 40 };
+
+/* Groups numbered below `wants` want background work, of which there are `pieces`; the last one ends the loop. */
+struct attn_engine {
+    attn_engine_queue_t queue;
+    uint32_t ended, wants, pieces, idled;
+};
+static struct attn_engine engine;
+
+static void fake_submit(attn_engine_t *e, attn_engine_group_t *group)
+{
+    group->result.unpinned_bytes = 7 * group->number;
+    attn_engine_queue_push(&e->queue, group);
+}
+
+static attn_engine_group_t *fake_poll(attn_engine_t *e)
+{
+    attn_engine_group_t *group = attn_engine_queue_take(&e->queue);
+    if (group) {
+        group->result.idle_wanted = e->ended < e->wants;
+        group->result.unusable = ++e->ended == JOBS;
+    }
+    return group;
+}
+
+static bool fake_idle(attn_engine_t *e)
+{
+    return ++e->idled < e->pieces;
+}
+
+static void fake_block(attn_engine_t *e)
+{
+    (void)e;
+}
+
+static const attn_engine_ops_t ops = {
+    .name = "fake", .submit = fake_submit, .poll = fake_poll, .idle = fake_idle, .block = fake_block};
+
+/* Runs JOBS groups of one through the loop, all of which wait when it begins: it never rests. */
+static void run(uint32_t wants, uint32_t pieces)
+{
+    static attn_loop_t loop;
+    attn_ring_t front;
+    attn_error_t err;
+    int ring, input, output;
+    attn_sizes_t sizes;
+    attn_spec_t spec = {.dtype = ATTN_DTYPE_F32,
+                        .layout = ATTN_LAYOUT_BSHD,
+                        .batch = 1,
+                        .s_q = 1,
+                        .s_kv = 1,
+                        .h_q = 1,
+                        .h_kv = 1,
+                        .d = 64,
+                        .sm_scale = 1};
+    engine = (struct attn_engine){.wants = wants, .pieces = pieces};
+    memset(&loop, 0, sizeof loop);
+    loop.ops = &ops;
+    loop.engine = &engine;
+    ck_assert_int_eq(attn_ring_create(0, &front, &ring, &err), ATTN_OK);
+    ck_assert_int_eq(attn_ring_attach(ring, &loop.ring, &err), ATTN_OK);
+    ck_assert_int_eq(attn_fd_memory("input", 1 << 20, &input, &err), ATTN_OK);
+    ck_assert_int_eq(attn_fd_memory("output", 1 << 20, &output, &err), ATTN_OK);
+    ck_assert_int_eq(attn_memory_open(ATTN_CLASS_SERVE, input, output, &loop.memory, &err), ATTN_OK);
+    ck_assert_int_eq(attn_spec_measure(&spec, &sizes, &err), ATTN_OK);
+    for (uint32_t i = 0; i < JOBS; i++) {
+        attn_wire_job_t *job = attn_ring_job_next(&front);
+        *job = (attn_wire_job_t){.serial = i + 1,
+                                 .group = i + 1,
+                                 .slot = i,
+                                 .group_count = 1,
+                                 .op = ATTN_OP_RUN,
+                                 .repeat = 1,
+                                 .spec = spec,
+                                 .q = {ATTN_REGION_INPUT, 0, 0, sizes.q},
+                                 .k = {ATTN_REGION_INPUT, 0, 4096, sizes.k},
+                                 .v = {ATTN_REGION_INPUT, 0, 8192, sizes.v},
+                                 .o = {ATTN_REGION_OUTPUT, 0, 0, sizes.o}};
+        attn_ring_job_publish(&front);
+    }
+    attn_loop_run(&loop);
+    for (uint32_t i = 0; i < JOBS; i++) {
+        attn_wire_done_t done;
+        ck_assert_int_eq(attn_ring_done_pop(&front, &done), ATTN_RING_POPPED);
+        ck_assert_msg(done.status == ATTN_OK, "job %u: %s", i, done.message);
+        ck_assert_uint_eq(done.serial, i + 1);
+        ck_assert_uint_eq(done.unpinned_bytes, 7 * (i + 1));
+    }
+    attn_memory_close(loop.memory);
+    attn_ring_close(&loop.ring);
+    attn_ring_close(&front);
+    attn_fd_close(&ring);
+    attn_fd_close(&input);
+    attn_fd_close(&output);
+}
+
+START_TEST(busy_groups_are_not_held_up)
+{
+    run(0, 1000);
+    ck_assert_uint_eq(engine.idled, 0);
+}
+END_TEST
+
+START_TEST(a_group_that_wants_background_work_gets_a_piece)
+{
+    run(9, 1000);
+    ck_assert_uint_eq(engine.idled, 9);
+}
+END_TEST
+
+START_TEST(there_is_an_end_of_background_work)
+{
+    run(JOBS, 5);
+    ck_assert_uint_eq(engine.idled, 5);
+}
+END_TEST
+
+int main(void)
+{
+    Suite *suite = suite_create("loop");
+    TCase *all = tcase_create("all");
+    tcase_add_test(all, busy_groups_are_not_held_up);
+    tcase_add_test(all, a_group_that_wants_background_work_gets_a_piece);
+    tcase_add_test(all, there_is_an_end_of_background_work);
+    suite_add_tcase(suite, all);
+    SRunner *runner = srunner_create(suite);
+    srunner_run_all(runner, CK_NORMAL);
+    int failed = srunner_ntests_failed(runner);
+    srunner_free(runner);
+    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+}
