@@ -1,4 +1,4 @@
-// unified_launch.cu: the host side of `unified`: checks, tensor maps, tile plan, upload and launch.
+// unified_launch.cu: the host side of `unified`: checks, tile plan, tensor maps, upload and launch.
 // Any thread; keeps nothing but the address of the driver's encoder and which kernels were configured.
 #include <cuda.h>
 #include <cuda_runtime.h>
@@ -16,6 +16,7 @@ namespace {
 constexpr double kLog2E = 1.44269504088896340736;
 constexpr float kScaleMax = 1.0e38f; // keeps scale * -inf = -inf and scale * 0 = 0
 constexpr int64_t kLengthMax = int64_t{1} << 30;
+constexpr int64_t kStrideMax = int64_t{1} << 39; // elements: 2^40 bytes
 constexpr int kMaxDevices = 64;
 
 using EncodeTiled = decltype(&cuTensorMapEncodeTiled);
@@ -41,30 +42,25 @@ attn_status_t encoder(EncodeTiled *ret_encode, attn_error_t *err)
     return ATTN_OK;
 }
 
-struct Dimension {
-    int64_t extent, stride; // elements
-};
-
-// A map of `rank` dimensions; the first is the head dim with stride 1, the third (Q) or second (K, V) the sequence.
-// A stride that is never used (extent 1) may be anything and is replaced.
-attn_status_t encode(EncodeTiled encode_tiled, CUtensorMap *map, attn_dtype_t dtype, const void *base, int rank,
-                     const Dimension *dims, int box_dimension, int box_rows, const char *what, attn_error_t *err)
+// A map of 64 elements of the head dim by `box_rows` rows of the sequence, which is dimension `rows_at`.
+template <int kRank>
+attn_status_t encode(EncodeTiled encode_tiled, CUtensorMap *map, attn_dtype_t dtype, const MapShape<kRank> &shape,
+                     int rows_at, int box_rows, const char *what, attn_error_t *err)
 {
-    cuuint64_t extent[5], stride[4];
-    cuuint32_t box[5], step[5];
-    for (int i = 0; i < rank; ++i) {
-        extent[i] = static_cast<cuuint64_t>(dims[i].extent);
-        box[i] = i == 0 ? 64 : (i == box_dimension ? static_cast<cuuint32_t>(box_rows) : 1);
+    cuuint64_t extent[kRank], stride[kRank - 1];
+    cuuint32_t box[kRank], step[kRank];
+    for (int i = 0; i < kRank; ++i) {
+        extent[i] = shape.extent[i];
+        box[i] = i == 0 ? 64 : (i == rows_at ? static_cast<cuuint32_t>(box_rows) : 1);
         step[i] = 1;
         if (i > 0) {
-            stride[i - 1] = dims[i].extent == 1 ? 16 : static_cast<cuuint64_t>(dims[i].stride) * 2;
+            stride[i - 1] = shape.stride[i - 1];
         }
     }
     const CUresult rc =
         encode_tiled(map, dtype == ATTN_DTYPE_F16 ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16 : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
-                     static_cast<cuuint32_t>(rank), const_cast<void *>(base), extent, stride, box, step,
-                     CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
-                     CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+                     kRank, const_cast<void *>(shape.base), extent, stride, box, step, CU_TENSOR_MAP_INTERLEAVE_NONE,
+                     CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
     if (rc != CUDA_SUCCESS) {
         return attn_error_set(err, ATTN_ERR_INVALID_ARGUMENT,
                               "%s cannot be addressed by TMA (driver error %d): extents and strides are out of range",
@@ -77,6 +73,14 @@ bool strides_aligned(const attn_view_t &v, uint32_t batch, uint32_t heads, int64
 {
     return reinterpret_cast<uintptr_t>(v.data) % 16 == 0 && (batch <= 1 || v.stride_b % 8 == 0) &&
            (heads <= 1 || v.stride_h % 8 == 0) && (length <= 1 || v.stride_s % 8 == 0);
+}
+
+// Whether TMA can take the strides; those of dimensions of extent 1 are not used. `step` heads are one dimension.
+bool strides_in_range(const attn_view_t &v, uint32_t batch, uint32_t heads, uint32_t step, int64_t length)
+{
+    return (batch <= 1 || (v.stride_b >= 0 && v.stride_b < kStrideMax)) &&
+           (heads <= 1 || (v.stride_h >= 0 && v.stride_h < kStrideMax / step)) &&
+           (length <= 1 || (v.stride_s >= 0 && v.stride_s < kStrideMax));
 }
 
 attn_status_t check(const attn_config_t &config, const attn_problem_t &p, int head_dim_class, attn_error_t *err)
@@ -104,6 +108,12 @@ attn_status_t check(const attn_config_t &config, const attn_problem_t &p, int he
         return attn_error_set(err, ATTN_ERR_FAILED_PRECONDITION,
                               "unified needs tensors whose address and strides are multiples of 16 bytes");
     }
+    if (!strides_in_range(p.q, p.batch, p.h_q, p.h_q / p.h_kv, p.s_q) ||
+        (p.s_kv > 0 &&
+         (!strides_in_range(p.k, p.batch, p.h_kv, 1, p.s_kv) || !strides_in_range(p.v, p.batch, p.h_kv, 1, p.s_kv)))) {
+        return attn_error_set(err, ATTN_ERR_INVALID_ARGUMENT,
+                              "q, k or v cannot be addressed by TMA: strides must be within 0 and 2^40 bytes");
+    }
     if (p.d % 8 != 0 || p.d == 0 || static_cast<int>(p.d) > head_dim_class) {
         return attn_error_set(err, ATTN_ERR_INVALID_ARGUMENT,
                               "head dim %u is not a multiple of 8 or not of the group's class (up to %d)", p.d,
@@ -118,49 +128,44 @@ float exponent_scale(const attn_config_t &config, const attn_problem_t &p)
     return scale > kScaleMax ? kScaleMax : static_cast<float>(scale);
 }
 
-attn_status_t fill(EncodeTiled encode_tiled, const attn_config_t &config, const attn_problem_t &p, int keys,
-                   ProblemArgs *args, attn_error_t *err)
+// Everything but the maps. A batch stride that is never used is written as 0, so that layouts are the same.
+void fill(const attn_config_t &config, const attn_problem_t &p, ProblemArgs *args)
 {
-    const int64_t ratio = p.h_q / p.h_kv;
-    // Without keys the maps of K and V point at one row of Q: every tile reads one block and masks it.
-    const attn_view_t &k = p.s_kv > 0 ? p.k : p.q, &v = p.s_kv > 0 ? p.v : p.q;
-    const int64_t s_kv = p.s_kv > 0 ? p.s_kv : 1, h_kv = p.s_kv > 0 ? p.h_kv : 1, batch = p.s_kv > 0 ? p.batch : 1;
-    const Dimension q_dims[5] = {{p.d, 1},
-                                 {ratio, p.q.stride_h},
-                                 {p.s_q, p.q.stride_s},
-                                 {p.h_kv, p.q.stride_h * ratio},
-                                 {p.batch, p.q.stride_b}};
-    const Dimension k_dims[4] = {{p.d, 1}, {s_kv, k.stride_s}, {h_kv, k.stride_h}, {batch, k.stride_b}};
-    const Dimension v_dims[4] = {{p.d, 1}, {s_kv, v.stride_s}, {h_kv, v.stride_h}, {batch, v.stride_b}};
-    attn_status_t st = encode(encode_tiled, &args->q_map, config.dtype, p.q.data, 5, q_dims, 2, 64, "q", err);
-    if (st == ATTN_OK) {
-        st = encode(encode_tiled, &args->k_map, config.dtype, k.data, 4, k_dims, 1, keys, "k", err);
-    }
-    if (st == ATTN_OK) {
-        st = encode(encode_tiled, &args->v_map, config.dtype, v.data, 4, v_dims, 1, keys, "v", err);
-    }
-    if (st != ATTN_OK) {
-        return st;
-    }
+    const auto strides = [&p](const attn_view_t &v) {
+        return Strides{p.batch > 1 ? v.stride_b : 0, v.stride_s, v.stride_h};
+    };
     args->q = p.q.data;
     args->k = p.k.data;
     args->v = p.v.data;
     args->o = p.o.data;
-    args->q_stride = {p.q.stride_b, p.q.stride_s, p.q.stride_h};
-    args->k_stride = {p.k.stride_b, p.k.stride_s, p.k.stride_h};
-    args->v_stride = {p.v.stride_b, p.v.stride_s, p.v.stride_h};
-    args->o_stride = {p.o.stride_b, p.o.stride_s, p.o.stride_h};
     args->lse = p.lse;
     args->lse_stride_b = p.lse_stride_b;
     args->lse_stride_h = p.lse_stride_h;
     args->s_q = static_cast<int32_t>(p.s_q);
     args->s_kv = static_cast<int32_t>(p.s_kv);
-    args->h_q = p.h_q;
-    args->ratio = static_cast<uint32_t>(ratio);
-    args->d = p.d;
     args->scale = exponent_scale(config, p);
     args->cap_scale = config.softcap ? p.sm_scale / p.softcap : 0.f;
-    return ATTN_OK;
+    args->layout = args->unused = 0;
+    args->q_stride = strides(p.q);
+    args->k_stride = strides(p.k);
+    args->v_stride = strides(p.v);
+    args->o_stride = strides(p.o);
+    args->batch = p.batch;
+    args->h_q = p.h_q;
+    args->ratio = p.h_q / p.h_kv;
+    args->d = p.d;
+}
+
+attn_status_t fill_maps(EncodeTiled encode_tiled, attn_dtype_t dtype, int keys, ProblemArgs *args, attn_error_t *err)
+{
+    attn_status_t st = encode(encode_tiled, &args->q_map, dtype, map_of_q(*args), 2, 64, "q", err);
+    if (st == ATTN_OK) {
+        st = encode(encode_tiled, &args->k_map, dtype, map_of_kv(*args, args->k, args->k_stride), 1, keys, "k", err);
+    }
+    if (st == ATTN_OK) {
+        st = encode(encode_tiled, &args->v_map, dtype, map_of_kv(*args, args->v, args->v_stride), 1, keys, "v", err);
+    }
+    return st;
 }
 
 struct KernelClass {
@@ -215,22 +220,21 @@ attn_status_t configure(const Kernel &kernel, attn_error_t *err)
     return ATTN_OK;
 }
 
-// Layout of the upload, in device memory behind the counter and in host memory: problems, spans. Host memory has merged
-// problems and the plan's entries behind; nothing of it is needed once launch() has returned.
+// Of device memory behind the counter: problems, spans.
 size_t upload_bytes(uint32_t count)
 {
     return (count * (sizeof(ProblemArgs) + sizeof(attn_sm90_span_t)) + 15) / 16 * 16;
 }
 
-// Of host memory behind the upload, per problem: what merging and planning write.
-constexpr size_t kScratchEach = sizeof(attn_problem_t) + sizeof(attn_sm90_plan_entry_t);
+// Of host memory, per problem: what merging and planning write. Nothing of it is needed once launch() has returned.
+constexpr size_t kScratchEach = sizeof(attn_problem_t) + sizeof(attn_sm90_span_t) + sizeof(attn_sm90_plan_entry_t);
 
 attn_workspace_size_t workspace(const attn_group_t *group, const attn_device_t *)
 {
     attn_workspace_size_t size = {ATTN_WORKSPACE_ZEROED, 0};
     if (group->count > kInlineProblems) {
         size.device += upload_bytes(group->count);
-        size.host = upload_bytes(group->count) + group->count * kScratchEach;
+        size.host = group->count * kScratchEach;
     }
     return size;
 }
@@ -268,74 +272,113 @@ attn_status_t refuse(const attn_group_t *group, const attn_exec_t *exec, const K
     return ATTN_OK;
 }
 
-// A launch on its way: its parameters, and where problems and spans are written before they are uploaded.
+// A launch on its way: its parameters, and its problems and their order.
 struct Launch {
     const Kernel *kernel;
     GroupArgs args;
-    unsigned char *upload; // NULL: they are in `args`
-    uint32_t problems;
-};
-
-// Merges, numbers the tiles and writes the records of all problems.
-attn_status_t describe(const attn_group_t *group, const attn_exec_t *exec, Launch *launch, attn_error_t *err)
-{
+    attn_group_t work;
+    attn_sm90_plan_t plan;
     attn_problem_t few[kInlineProblems];
     attn_sm90_plan_entry_t few_entries[kInlineProblems];
-    unsigned char *const host = static_cast<unsigned char *>(exec->host_workspace);
+};
+
+const attn_problem_t &problem_at(const Launch &launch, uint32_t at)
+{
+    return launch.work.problems[launch.plan.entries[at].problem];
+}
+
+// Merges and numbers the tiles.
+attn_status_t describe(const attn_group_t *group, const attn_exec_t *exec, Launch *launch, attn_error_t *err)
+{
     const bool many = group->count > kInlineProblems;
-    attn_problem_t *const merged = many ? reinterpret_cast<attn_problem_t *>(host + upload_bytes(group->count)) : few;
-    const attn_group_t work = {group->config, attn_sm90_merge(group, merged), merged};
-    launch->problems = work.count;
-    launch->upload = work.count > kInlineProblems ? host : nullptr;
-    ProblemArgs *const records =
-        launch->upload != nullptr ? reinterpret_cast<ProblemArgs *>(host) : launch->args.problem;
-    attn_sm90_plan_t plan = {};
-    plan.spans =
-        launch->upload != nullptr ? reinterpret_cast<attn_sm90_span_t *>(records + work.count) : launch->args.span;
-    plan.entries = many ? reinterpret_cast<attn_sm90_plan_entry_t *>(merged + group->count) : few_entries;
+    attn_problem_t *const merged = many ? static_cast<attn_problem_t *>(exec->host_workspace) : launch->few;
+    launch->work = {group->config, attn_sm90_merge(group, merged), merged};
+    launch->plan.spans = launch->args.span;
+    launch->plan.entries = launch->few_entries;
+    if (launch->work.count > kInlineProblems) {
+        launch->plan.spans = reinterpret_cast<attn_sm90_span_t *>(merged + group->count);
+        launch->plan.entries = reinterpret_cast<attn_sm90_plan_entry_t *>(launch->plan.spans + group->count);
+    }
     const Kernel &kernel = *launch->kernel;
-    attn_status_t st = attn_sm90_plan(&work, static_cast<uint32_t>(kernel.rows), static_cast<uint32_t>(kernel.keys),
-                                      static_cast<uint32_t>(exec->device->units), &plan);
+    const attn_status_t st =
+        attn_sm90_plan(&launch->work, static_cast<uint32_t>(kernel.rows), static_cast<uint32_t>(kernel.keys),
+                       static_cast<uint32_t>(exec->device->units), &launch->plan);
     if (st != ATTN_OK) {
         return attn_error_set(err, st, "the group has more than %u tiles of %d rows", ATTN_SM90_TILES_MAX, kernel.rows);
     }
-    launch->args.spans = plan.spans_used;
-    launch->args.tiles = plan.tiles;
+    launch->args.spans = launch->plan.spans_used;
+    launch->args.tiles = launch->plan.tiles;
+    return ATTN_OK;
+}
+
+// Few problems: they are in the launch's parameters, with maps by the driver.
+attn_status_t fill_inline(Launch *launch, attn_error_t *err)
+{
     EncodeTiled encode_tiled;
-    st = encoder(&encode_tiled, err);
-    for (uint32_t i = 0; st == ATTN_OK && i < work.count; ++i) {
-        st = fill(encode_tiled, work.config, merged[plan.entries[i].problem], kernel.keys, &records[i], err);
+    attn_status_t st = encoder(&encode_tiled, err);
+    launch->args.uploaded = nullptr;
+    launch->args.uploaded_spans = nullptr;
+    for (uint32_t i = 0; st == ATTN_OK && i < launch->work.count; ++i) {
+        fill(launch->work.config, problem_at(*launch, i), &launch->args.problem[i]);
+        st = fill_maps(encode_tiled, launch->work.config.dtype, launch->kernel->keys, &launch->args.problem[i], err);
     }
     return st;
 }
 
-cudaError_t enqueue(Launch *launch, const attn_exec_t *exec)
+// Many problems: queues kernels that write them, with maps like the first one's, to the workspace.
+attn_status_t upload(Launch *launch, const attn_exec_t *exec, attn_error_t *err)
 {
-    const cudaStream_t stream = static_cast<cudaStream_t>(exec->stream);
-    unsigned char *const device = static_cast<unsigned char *>(exec->workspace) + ATTN_WORKSPACE_ZEROED;
-    GroupArgs &args = launch->args;
-    args.counter = static_cast<uint32_t *>(exec->workspace);
-    args.uploaded = nullptr;
-    args.uploaded_spans = nullptr;
-    if (launch->upload != nullptr) {
-        args.uploaded = reinterpret_cast<const ProblemArgs *>(device);
-        args.uploaded_spans = reinterpret_cast<const attn_sm90_span_t *>(args.uploaded + launch->problems);
-        const cudaError_t rc = upload(device, launch->upload, upload_bytes(launch->problems), stream);
+    ProblemArgs *const to =
+        reinterpret_cast<ProblemArgs *>(static_cast<unsigned char *>(exec->workspace) + ATTN_WORKSPACE_ZEROED);
+    const uint32_t count = launch->work.count;
+    attn_sm90_span_t *const spans_to = reinterpret_cast<attn_sm90_span_t *>(to + count);
+    EncodeTiled encode_tiled;
+    ProblemArgs problem;
+    Parcel<kParcelBytes> parcel;
+    attn_status_t st = encoder(&encode_tiled, err);
+    if (st == ATTN_OK) {
+        fill(launch->work.config, problem_at(*launch, 0), &problem);
+        st = fill_maps(encode_tiled, launch->work.config.dtype, launch->kernel->keys, &problem, err);
+    }
+    if (st != ATTN_OK) {
+        return st;
+    }
+    parcel.q_map = problem.q_map;
+    parcel.kv_map = problem.k_map;
+    for (uint32_t first = 0; first < count; first += kParcelProblems) {
+        const uint32_t spans = launch->plan.spans_used > first ? launch->plan.spans_used - first : 0;
+        parcel_begin(&parcel, count - first);
+        for (uint32_t i = 0; i < parcel.problems; ++i) {
+            fill(launch->work.config, problem_at(*launch, first + i), &problem);
+            parcel_add(&parcel, i, &problem);
+        }
+        parcel_end(&parcel, launch->plan.spans + first, spans);
+        const cudaError_t rc =
+            parcel_send(&parcel, to + first, spans_to + first, static_cast<cudaStream_t>(exec->stream));
         if (rc != cudaSuccess) {
-            return rc;
+            return attn_error_set(err, ATTN_ERR_DEVICE, "the group could not be uploaded: %s", cudaGetErrorString(rc));
         }
     }
+    launch->args.uploaded = to;
+    launch->args.uploaded_spans = spans_to;
+    return ATTN_OK;
+}
+
+cudaError_t enqueue(Launch *launch, const attn_exec_t *exec)
+{
+    GroupArgs &args = launch->args;
+    args.counter = static_cast<uint32_t *>(exec->workspace);
     const uint32_t units = static_cast<uint32_t>(exec->device->units);
     cudaLaunchConfig_t config = {};
     config.gridDim = dim3(args.tiles < units ? args.tiles : units);
     config.blockDim = dim3(static_cast<unsigned>(launch->kernel->threads));
     config.dynamicSmemBytes = launch->kernel->shared_bytes;
-    config.stream = stream;
+    config.stream = static_cast<cudaStream_t>(exec->stream);
     cudaLaunchAttribute early = {};
     early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
     early.val.programmaticStreamSerializationAllowed = 1;
     config.attrs = &early;
-    config.numAttrs = launch->upload != nullptr ? 1 : 0; // then the kernel waits for the upload itself
+    config.numAttrs = args.uploaded != nullptr ? 1 : 0; // then the kernel waits for the upload itself
     void *kernel_args[] = {&args};
     return cudaLaunchKernelExC(&config, reinterpret_cast<const void *>(launch->kernel->entry), kernel_args);
 }
@@ -359,6 +402,9 @@ attn_status_t launch(const attn_group_t *group, const attn_exec_t *exec, attn_er
         return st;
     }
     st = configure(*launch.kernel, err);
+    if (st == ATTN_OK) {
+        st = launch.work.count > kInlineProblems ? upload(&launch, exec, err) : fill_inline(&launch, err);
+    }
     if (st != ATTN_OK) {
         return st;
     }

@@ -153,6 +153,15 @@ static void test_refusals()
     p.k.stride_s += 1;
     expect_refused(x, p, ATTN_ERR_FAILED_PRECONDITION, "unaligned stride of K");
     p = x.problem;
+    p.k.stride_s = int64_t{1} << 39;
+    expect_refused(x, p, ATTN_ERR_INVALID_ARGUMENT, "rows of K 2^40 bytes apart");
+    p = x.problem;
+    p.q.stride_h = int64_t{1} << 38; // the ratio is 2
+    expect_refused(x, p, ATTN_ERR_INVALID_ARGUMENT, "groups of heads of Q 2^40 bytes apart");
+    p = x.problem;
+    p.v.stride_h = -128;
+    expect_refused(x, p, ATTN_ERR_INVALID_ARGUMENT, "heads of V backwards");
+    p = x.problem;
     p.d = 100;
     expect_refused(x, p, ATTN_ERR_INVALID_ARGUMENT, "head dim 100");
     p = x.problem;

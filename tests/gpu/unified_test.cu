@@ -3,6 +3,7 @@
 #include <ctime>
 
 #include "unified_exact.cuh"
+#include "unified_maps.cuh"
 #include "unified_nan.cuh"
 #include "unified_stress.cuh"
 #include "unified_sweep.cuh"
@@ -17,6 +18,7 @@ static const Section kSections[] = {
     {"needles", test_needles},   {"nan", test_nan},         {"groups", test_groups},   {"layouts", test_layouts},
     {"repeats", test_repeats},   {"packed", test_packed},   {"phases", test_phases},   {"streams", test_streams},
     {"graphs", test_graphs},     {"refusals", test_refusals}, {"outliers", test_outliers}, {"huge", test_huge},
+    {"maps", test_maps},
 };
 
 static double now_s()
