@@ -6,8 +6,9 @@
 //   bound = S / C * t + L * t,   t = time of the dense batch * C_dense / S_dense
 // which is what a list schedule takes at most. A group may take 1.05 of it, the upload of its problems included.
 // The dense batch is 4 x 4096: 20 to 30 tiles for each block, so that the grid is full until nearly the end. Short
-// tiles cost more per step whatever they are grouped with (their share of Q, O and memory is larger), so the ratio
-// against a dense batch whose tiles are as long as the group's on average is printed too; the verdict is on the first.
+// tiles cost more per step, in a dense batch too (Q, O and the memory that they wait for are shared by fewer steps), so
+// each row is also held against a dense batch whose tiles have as many steps as the group's on average: were a tile's
+// time a straight line over its steps, that batch would cost what dense batches of each problem's own length do.
 // Groups of equal problems may take 1.03 of the same as one dense batch.
 #ifndef ATTN_TESTS_KERNEL_BENCH_RAGGED_CUH
 #define ATTN_TESTS_KERNEL_BENCH_RAGGED_CUH
@@ -249,18 +250,22 @@ static void bench_mix(const Mix &mix, const char *name, const attn_config_t &con
     const Work &work = group.work;
     const double us = static_cast<double>(median(group.us, rounds)), host = host_us(config, group.problems);
     const double steps = static_cast<double>(work.steps) / blocks_of(work) + static_cast<double>(work.longest);
-    const double bound = equal ? static_cast<double>(median(dense.us, rounds)) : steps * step_us(&dense, rounds);
     const double allowed = equal ? 1.03 : 1.05;
-    printf("%-42s %s %3u problems %6llu tiles %7llu steps, longest %3lld  %8.1f us %4.0f TFLOP/s  bound %8.1f  ratio "
-           "%.3f %s %.2f",
-           name, config.dtype == ATTN_DTYPE_BF16 ? "bf16" : "fp16", mix.count,
-           static_cast<unsigned long long>(work.tiles), static_cast<unsigned long long>(work.steps),
-           static_cast<long long>(work.longest), us, work.flops / us / 1e6, bound, us / bound,
-           us <= allowed * bound ? "within" : "OVER", allowed);
-    if (!equal) {
-        printf("  %.3f us a step in 4 x 4096, %.3f in %u x %lld: ratio %.3f", step_us(&dense, rounds),
-               step_us(&like, rounds), like.problems[0].batch, static_cast<long long>(length),
-               us / (steps * step_us(&like, rounds)));
+    const auto print_ratio = [&](double bound) {
+        printf("%8.1f, ratio %.3f %s %.2f", bound, us / bound, us <= allowed * bound ? "within" : "OVER", allowed);
+    };
+    printf("%-42s %s %3u problems %6llu tiles %7llu steps, longest %3lld  %8.1f us %4.0f TFLOP/s  bound: ", name,
+           config.dtype == ATTN_DTYPE_BF16 ? "bf16" : "fp16", mix.count, static_cast<unsigned long long>(work.tiles),
+           static_cast<unsigned long long>(work.steps), static_cast<long long>(work.longest), us,
+           work.flops / us / 1e6);
+    if (equal) {
+        print_ratio(static_cast<double>(median(dense.us, rounds)));
+        printf(" (the same dense)");
+    } else {
+        print_ratio(steps * step_us(&dense, rounds));
+        printf(" (4 x 4096: %.3f us a step); ", step_us(&dense, rounds));
+        print_ratio(steps * step_us(&like, rounds));
+        printf(" (%u x %lld: %.3f)", like.problems[0].batch, static_cast<long long>(length), step_us(&like, rounds));
         subject_close(&like);
     }
     printf("  host %.1f us\n", host);
