@@ -72,6 +72,7 @@ void http_on_completed(void *cls, struct MHD_Connection *mhd, void **con_cls, en
         gone(call, call->gone_arg);
     }
     pthread_mutex_unlock(&conn->lock);
+    http_turn_end(&loop->turns, call, conn->free_since_ns);
     http_call_record(call, code); /* no other thread finds the call any more */
     http_call_release(call);
     atomic_fetch_sub(&http->open_calls, 1);
@@ -101,6 +102,7 @@ static enum MHD_Result refuse(attn_http_call_t *call, const attn_error_t *err, b
     }
     call->phase = at_once ? HTTP_REPLIED : HTTP_BODY;
     pthread_mutex_unlock(&call->conn->lock);
+    http_turn_end(&call->conn->loop->turns, call, call->refused_ns);
     if (call->has_intake) {
         attn_intake_close(&call->intake); /* credit goes back while the rest of the body still comes */
         call->has_intake = false;
@@ -149,6 +151,7 @@ static enum MHD_Result feed(attn_http_call_t *call, const char *data, size_t byt
 static enum MHD_Result handle(attn_http_call_t *call)
 {
     attn_error_t err;
+    http_turn_end(&call->conn->loop->turns, call, attn_clock_ns());
     if (call->has_intake && attn_intake_end(&call->intake, &err) != ATTN_OK) {
         return refuse(call, &err, true);
     }
@@ -218,10 +221,13 @@ enum MHD_Result http_on_access(void *cls, struct MHD_Connection *mhd, const char
     }
     if (*data_bytes > 0) {
         size_t bytes = *data_bytes;
-        *data_bytes = 0;
         pthread_mutex_lock(&call->conn->lock);
         bool cut = call->phase == HTTP_CUT, refused = call->refused;
         pthread_mutex_unlock(&call->conn->lock);
+        if (!cut && !refused && !http_turn_take(&loop->turns, call, attn_clock_ns())) {
+            return MHD_YES;
+        }
+        *data_bytes = 0;
         return cut ? MHD_NO : feed(call, data, bytes, refused);
     }
     pthread_mutex_lock(&call->conn->lock);

@@ -84,6 +84,13 @@ typedef struct http_guest {
     struct sockaddr_storage address;
 } http_guest_t;
 
+/* Bodies that a loop reads, and those that wait until it does: http_turns.c. */
+typedef struct http_turns {
+    attn_http_call_t *reading, *waiting; /* the first of those that wait has waited longest */
+} http_turns_t;
+
+typedef enum http_turn { HTTP_TURN_NONE, HTTP_TURN_WAITS, HTTP_TURN_READS, HTTP_TURN_OVER } http_turn_t;
+
 /* From so many loops on, each peer is kept out of one. */
 #define HTTP_LOOPS_APART 5u
 
@@ -99,6 +106,7 @@ typedef struct http_loop {
     atomic_uint connections; /* its own, and those on their way */
     bool started;            /* the thread's own: libmicrohttpd has taken the guest in hand */
     uint64_t events;         /* the thread's own: callbacks so far */
+    http_turns_t turns;      /* the thread's own */
 } http_loop_t;
 
 /* The main door, or the port for metrics and probes. */
@@ -153,6 +161,12 @@ struct attn_http_call {
     _Atomic uint64_t received; /* of the body */
     bool seen_head;            /* libmicrohttpd has called the handler once */
 
+    /* The loop's thread: http_turns.c. */
+    http_turn_t turn;
+    int64_t turn_ns;
+    attn_http_call_t *turn_next;
+    atomic_bool waits; /* for its turn, suspended: nothing is read, and that is not the sender's fault */
+
     bool refused;      /* the body is discarded, `reply` waits */
     bool answered_raw; /* and has been written to the socket already */
     int64_t refused_ns;
@@ -201,6 +215,14 @@ void http_loops_stop(http_door_t *door);
 void http_loop_give(http_loop_t *loop, const http_guest_t *guest); /* any thread; the descriptor becomes the loop's */
 uint32_t http_connections_max(const http_door_t *door);
 void http_conn_resume(http_conn_t *conn); /* any thread, under conn->lock; in place of MHD_resume_connection() */
+
+/* http_turns.c. On the loop's thread. */
+/* Whether the call's body is read now. If not it was suspended, and its data are to be left where they are. */
+bool http_turn_take(http_turns_t *turns, attn_http_call_t *call, int64_t now_ns);
+void http_turn_end(http_turns_t *turns, attn_http_call_t *call, int64_t now_ns); /* also when it had none */
+/* Between two rounds of the loop; `idle`: nothing else is to be done. Whether somebody goes on. */
+bool http_turns_pass(http_turns_t *turns, bool idle, int64_t now_ns);
+void http_turns_stop(http_turns_t *turns); /* everybody goes on; any thread once the loop's has ended */
 
 /* http_watch.c */
 uint64_t http_peer_of(const struct sockaddr *address); /* a number for the host behind an address */

@@ -89,8 +89,10 @@ static void *loop_main(void *arg)
             guests_take(loop);
         }
         MHD_run_wait(loop->daemon, 0);
-        if (MHD_get_timeout(loop->daemon, &ms) == MHD_YES && ms == 0) {
-            continue; /* no connection has a timeout: it means that there is more to do */
+        const bool more = MHD_get_timeout(loop->daemon, &ms) == MHD_YES && ms == 0; /* no connection has a timeout */
+        const bool passed = loop->turns.waiting != NULL && http_turns_pass(&loop->turns, !more, attn_clock_ns());
+        if (more || passed) {
+            continue;
         }
         if (spin > 0) {
             int64_t now = attn_clock_ns();
@@ -223,6 +225,7 @@ void http_loops_stop(http_door_t *door)
             pthread_join(loop->thread, NULL);
         }
         if (loop->daemon != NULL) {
+            http_turns_stop(&loop->turns); /* MHD_stop_daemon() aborts over a suspended connection */
             MHD_stop_daemon(loop->daemon);
         }
         for (http_guest_t *next, *guest = atomic_load(&loop->guests); guest != NULL; guest = next) {

@@ -227,6 +227,10 @@ static void check_sender(http_conn_t *conn, attn_http_call_t *call, int64_t now)
 {
     const attn_options_t *options = conn->door->front->options;
     uint64_t received = atomic_load_explicit(&call->received, memory_order_relaxed);
+    if (atomic_load_explicit(&call->waits, memory_order_relaxed)) {
+        conn->window_ns = 0;
+        return;
+    }
     if (call->refused && now - call->refused_ns > HTTP_DISCARD_NS) {
         http_reply_raw(call); /* it sends on slowly or not at all: it need not wait for its answer until the end */
     }

@@ -417,6 +417,36 @@ def test_bodies_still_arriving_hold_no_more_than_their_share(start):
     wait_for(lambda: idle(d), "the arena to be empty")
 
 
+def test_large_bodies_take_turns(start):
+    """One thread reads one large body of a peer at a time, but for one whose sender stands still nobody waits."""
+    d = start("--http-threads", "1", "--max-request-bytes", "4M")
+    problem = Problem(s_q=512, s_kv=512, h_q=8, h_kv=2, d=128)
+    body = problem.safetensors()
+    answers = []
+
+    def upload():
+        with wire.Raw(d.port, timeout=60 * SLOW) as raw:
+            for _ in range(3):
+                raw.send(head("/v1/attention?variant=cpu", len(body)) + body)
+                answers.append(raw.answer())
+
+    with wire.Raw(d.port) as stands:
+        stands.send(head("/v1/attention?variant=cpu", len(body)) + body[:len(body) // 2])
+        callers = [threading.Thread(target=upload) for _ in range(8)]
+        for caller in callers:
+            caller.start()
+        for caller in callers:
+            caller.join()
+        assert [answer.status for answer in answers] == [200] * 24
+        stands.send(body[len(body) // 2:])
+        answers.append(stands.answer())
+        assert answers[-1].status == 200
+    first = wire.safetensors_parse(answers[0].body)[0]["o"]
+    assert problem.judge(first, None) == []
+    assert all(wire.safetensors_parse(answer.body)[0]["o"] == first for answer in answers)
+    wait_for(lambda: idle(d), "the arena to be empty")
+
+
 def test_many_connections_at_once(start):
     d = start("--max-connections", "64")
     socks = [socket.create_connection(("127.0.0.1", d.port)) for _ in range(200)]
