@@ -91,8 +91,9 @@ typedef struct http_turns {
 
 typedef enum http_turn { HTTP_TURN_NONE, HTTP_TURN_WAITS, HTTP_TURN_READS, HTTP_TURN_OVER } http_turn_t;
 
-/* From so many loops on, each peer is kept out of one. */
+/* From so many loops on, each peer is kept out of one. Peers are counted in cells, by their number. */
 #define HTTP_LOOPS_APART 5u
+#define HTTP_PEER_CELLS 256u
 
 /* A thread and its daemon of libmicrohttpd. */
 typedef struct http_loop {
@@ -104,9 +105,10 @@ typedef struct http_loop {
     int bell;
     _Atomic(http_guest_t *) guests;
     atomic_uint connections; /* its own, and those on their way */
-    bool started;            /* the thread's own: libmicrohttpd has taken the guest in hand */
-    uint64_t events;         /* the thread's own: callbacks so far */
-    http_turns_t turns;      /* the thread's own */
+    atomic_uint of_peer[HTTP_PEER_CELLS];
+    bool started;       /* the thread's own: libmicrohttpd has taken the guest in hand */
+    uint64_t events;    /* the thread's own: callbacks so far */
+    http_turns_t turns; /* the thread's own */
 } http_loop_t;
 
 /* The main door, or the port for metrics and probes. */
@@ -213,6 +215,8 @@ size_t http_route_index(const attn_http_route_t *route);
 attn_status_t http_loops_start(http_door_t *door, attn_error_t *err);
 void http_loops_stop(http_door_t *door);
 void http_loop_give(http_loop_t *loop, const http_guest_t *guest); /* any thread; the descriptor becomes the loop's */
+void http_loop_left(http_loop_t *loop, const struct sockaddr *address); /* a connection that was given has ended */
+atomic_uint *http_loop_of_peer(http_loop_t *loop, const struct sockaddr *address);
 uint32_t http_connections_max(const http_door_t *door);
 void http_conn_resume(http_conn_t *conn); /* any thread, under conn->lock; in place of MHD_resume_connection() */
 

@@ -67,7 +67,7 @@ static void guests_take(http_loop_t *loop)
         loop->started = false;
         if (MHD_add_connection(loop->daemon, guest->fd, (struct sockaddr *)&guest->address, guest->size) != MHD_YES &&
             !loop->started) {
-            atomic_fetch_sub(&loop->connections, 1); /* closed by libmicrohttpd, which will not tell */
+            http_loop_left(loop, (struct sockaddr *)&guest->address); /* closed by libmicrohttpd, which will not tell */
         }
         free(guest);
     }
@@ -141,9 +141,21 @@ void http_loop_give(http_loop_t *loop, const http_guest_t *guest)
     *copy = *guest;
     copy->next = atomic_load_explicit(&loop->guests, memory_order_relaxed);
     atomic_fetch_add(&loop->connections, 1);
+    atomic_fetch_add(http_loop_of_peer(loop, (const struct sockaddr *)&guest->address), 1);
     while (!atomic_compare_exchange_weak(&loop->guests, &copy->next, copy)) {
     }
     wake(loop);
+}
+
+void http_loop_left(http_loop_t *loop, const struct sockaddr *address)
+{
+    atomic_fetch_sub(&loop->connections, 1);
+    atomic_fetch_sub(http_loop_of_peer(loop, address), 1);
+}
+
+atomic_uint *http_loop_of_peer(http_loop_t *loop, const struct sockaddr *address)
+{
+    return &loop->of_peer[http_peer_of(address) % HTTP_PEER_CELLS];
 }
 
 uint32_t http_connections_max(const http_door_t *door)
@@ -196,7 +208,8 @@ attn_status_t http_loops_start(http_door_t *door, attn_error_t *err)
     }
     door->loop_count = count;
     for (unsigned i = 0; i < count; i++) {
-        door->loops[i] = (http_loop_t){.door = door, .bell = -1};
+        door->loops[i].door = door;
+        door->loops[i].bell = -1;
     }
     attn_status_t status = ATTN_OK;
     for (unsigned i = 0; i < count && status == ATTN_OK; i++) {

@@ -140,8 +140,9 @@ void http_on_connection(void *cls, struct MHD_Connection *mhd, void **socket_con
         loop->started = true;
         conn_open(loop, mhd, socket_context);
     } else {
+        const union MHD_ConnectionInfo *info = MHD_get_connection_info(mhd, MHD_CONNECTION_INFO_CLIENT_ADDRESS);
+        http_loop_left(loop, info != NULL ? info->client_addr : NULL);
         conn_close(loop->door, socket_context);
-        atomic_fetch_sub(&loop->connections, 1);
     }
 }
 
