@@ -46,6 +46,13 @@ bool attn_sched_expire(attn_sched_t *sched, attn_request_t *request, int64_t now
 
 /* ---- choosing ---- */
 
+/* Of copies that are not hidden: 50 GB/s. */
+#define LINK_BYTES_PER_US 50e3
+
+/* What takes longer than this with its copies would be felt by a small request behind it: 1024 rows of 32 heads on 8
+ * take 440 us and their kernel, 256 rows 110. */
+#define LARGE_US 300.0
+
 static const attn_sched_device_t *device_of(const attn_sched_t *sched, const attn_device_t *about)
 {
     for (uint32_t i = 0; i < sched->device_count; i++)
@@ -142,6 +149,22 @@ static attn_status_t choose_variant(attn_sched_t *sched, attn_request_t *request
     return ATTN_OK;
 }
 
+static bool on_gpu(const attn_sched_t *sched, const attn_request_t *request)
+{
+    for (uint32_t i = 0; i < sched->device_count; i++)
+        if ((request->sched.devices & 1u << i) && sched->device[i].about.kind == ATTN_DEVICE_CUDA)
+            return true;
+    return false;
+}
+
+static void work_reckon(const attn_sched_t *sched, attn_request_t *request)
+{
+    struct attn_request_sched *own = &request->sched;
+    own->work_us = own->cost_us + (double)attn_places_host_bytes(sched->regions, request) / LINK_BYTES_PER_US;
+    own->large =
+        request->op == ATTN_OP_RUN && !attn_sched_timed(request) && own->work_us > LARGE_US && on_gpu(sched, request);
+}
+
 /* Chooses a variant, devices and a lane. Leaves `devices` zero when no device is known yet. */
 static attn_status_t choose(attn_sched_t *sched, attn_request_t *request)
 {
@@ -166,10 +189,14 @@ static attn_status_t choose(attn_sched_t *sched, attn_request_t *request)
                    attn_places_alignment(sched->regions, request), &need);
     need.outputs_overlap = attn_places_overlap(request);
     request->sched.flops = need.flops;
+    attn_status_t status = ATTN_OK;
     if (request->op == ATTN_OP_RUN)
-        return choose_variant(sched, request, &need, offered, count);
-    choose_for_operation(sched, request, &need, offered, count);
-    return ATTN_OK;
+        status = choose_variant(sched, request, &need, offered, count);
+    else
+        choose_for_operation(sched, request, &need, offered, count);
+    if (status == ATTN_OK)
+        work_reckon(sched, request);
+    return status;
 }
 
 /* ---- accepting ---- */
@@ -217,7 +244,8 @@ void attn_sched_accept(attn_sched_t *sched, attn_request_t *request, int64_t now
     outcome->batch_size = 0;
     outcome->timing = (attn_timing_t){0};
     request->sched.attempts = request->sched.faults = request->sched.kills = 0;
-    request->sched.replay = false;
+    request->sched.replay = request->sched.large = false;
+    request->sched.cost_us = request->sched.work_us = 0;
     request->sched.arrival = 0;
     request->sched.alone = request->op != ATTN_OP_RUN || attn_sched_timed(request);
     request->sched.tokens = (uint64_t)(request->spec.s_q + request->spec.s_kv) *

@@ -191,15 +191,21 @@ static double turn_ends(const attn_batch_peer_t *peer, const attn_request_t *req
     return peer->finish + cost_of(request);
 }
 
-/* The first in order that may run on the device and, was submitted by then. */
-static attn_request_t *leader(const attn_batcher_t *batcher, uint32_t device_index, int64_t submitted_by_ns)
+static bool is_of(const attn_request_t *request, uint32_t kinds)
+{
+    return kinds & (request->sched.large ? ATTN_BATCH_LARGE : ATTN_BATCH_SMALL);
+}
+
+/* The first in order that may run on the device, is of these kinds and was submitted by then. */
+static attn_request_t *leader(const attn_batcher_t *batcher, uint32_t device_index, uint32_t kinds,
+                              int64_t submitted_by_ns)
 {
     attn_request_t *best = NULL;
     double best_ends = 0;
     for (const attn_batch_peer_t *peer = batcher->first; peer; peer = peer->next) {
         attn_request_t *request = peer->first;
-        while (request &&
-               !((request->sched.devices & 1u << device_index) && request->sched.submitted_ns <= submitted_by_ns))
+        while (request && !((request->sched.devices & 1u << device_index) && is_of(request, kinds) &&
+                            request->sched.submitted_ns <= submitted_by_ns))
             request = request->sched.next;
         if (!request)
             continue;
@@ -212,9 +218,9 @@ static attn_request_t *leader(const attn_batcher_t *batcher, uint32_t device_ind
     return best;
 }
 
-attn_request_t *attn_batcher_peek(const attn_batcher_t *batcher, uint32_t device_index)
+attn_request_t *attn_batcher_peek(const attn_batcher_t *batcher, uint32_t device_index, uint32_t kinds)
 {
-    return leader(batcher, device_index, INT64_MAX);
+    return leader(batcher, device_index, kinds, INT64_MAX);
 }
 
 /* Kernels are compiled for these head dims; what is smaller runs in the next one. */
@@ -230,9 +236,9 @@ static uint32_t head_dim_class(uint32_t d)
 static bool joins(const attn_request_t *request, const attn_request_t *led_by, uint32_t device_index)
 {
     const attn_spec_t *a = &request->spec, *b = &led_by->spec;
-    return (request->sched.devices & 1u << device_index) && !request->sched.alone && request != led_by &&
-           request->outcome.variant == led_by->outcome.variant && a->dtype == b->dtype && a->h_q == b->h_q &&
-           a->h_kv == b->h_kv && a->causal == b->causal && (a->softcap > 0) == (b->softcap > 0) &&
+    return (request->sched.devices & 1u << device_index) && !request->sched.alone && !request->sched.large &&
+           request != led_by && request->outcome.variant == led_by->outcome.variant && a->dtype == b->dtype &&
+           a->h_q == b->h_q && a->h_kv == b->h_kv && a->causal == b->causal && (a->softcap > 0) == (b->softcap > 0) &&
            head_dim_class(a->d) == head_dim_class(b->d);
 }
 
@@ -249,6 +255,7 @@ static void add(attn_batch_t *batch, attn_request_t *request)
     batch->tokens += request->sched.tokens;
     batch->bytes += request->sched.bytes;
     batch->cost_us += cost_of(request);
+    batch->work_us += request->sched.work_us;
 }
 
 /* Moves the peer's cursor on to a request that may join and fits. */
@@ -294,7 +301,7 @@ static void form_with(attn_batcher_t *batcher, attn_request_t *led_by, uint32_t 
 {
     bool crowded = false;
     *ret = (attn_batch_t){.count = 0};
-    bool alone = led_by->sched.alone || !fits(&batcher->limits, ret, led_by);
+    bool alone = led_by->sched.alone || led_by->sched.large || !fits(&batcher->limits, ret, led_by);
     add(ret, led_by);
     if (!alone)
         followers(batcher, device_index, ret, &crowded);
@@ -309,12 +316,12 @@ static int64_t due_of(const attn_batcher_t *batcher, const attn_request_t *led_b
     return led_by->deadline_ns && latest < due ? latest : due;
 }
 
-void attn_batcher_form(attn_batcher_t *batcher, uint32_t device_index, bool company, int64_t now_ns, attn_batch_t *ret,
-                       int64_t *ret_due_ns)
+void attn_batcher_form(attn_batcher_t *batcher, uint32_t device_index, uint32_t kinds, bool company, int64_t now_ns,
+                       attn_batch_t *ret, int64_t *ret_due_ns)
 {
     ret->count = 0;
     *ret_due_ns = INT64_MAX;
-    attn_request_t *led_by = leader(batcher, device_index, INT64_MAX);
+    attn_request_t *led_by = leader(batcher, device_index, kinds, INT64_MAX);
     if (!led_by)
         return;
     form_with(batcher, led_by, device_index, ret);
@@ -322,7 +329,7 @@ void attn_batcher_form(attn_batcher_t *batcher, uint32_t device_index, bool comp
     if (batcher->limits.delay_ns == 0 || !company || ret->full || now_ns >= due)
         return;
     /* While it waits, others whose time has come may go. */
-    attn_request_t *waited = leader(batcher, device_index, now_ns - batcher->limits.delay_ns);
+    attn_request_t *waited = leader(batcher, device_index, kinds, now_ns - batcher->limits.delay_ns);
     ret->count = 0;
     *ret_due_ns = due;
     if (waited)

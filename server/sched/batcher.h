@@ -8,7 +8,8 @@
  * then the earliest arrival.
  *
  * Groups. The first in that order leads; others of its configuration follow in the same order while the limits last.
- * One that exceeds a limit by itself leads a group of its own and holds up nobody else's. Within max_delay a leader
+ * One that is large, or exceeds a limit by itself, leads a group of its own and holds up nobody else's: where a device
+ * has no room for a large one, the first in order of the others goes before it. Within max_delay a leader
  * waits for company as long as some may come. */
 #ifndef ATTND_SCHED_BATCHER_H
 #define ATTND_SCHED_BATCHER_H
@@ -27,6 +28,10 @@ typedef struct attn_batcher_limits {
     double cost_us;
     int64_t delay_ns; /* how long a leader may wait for company; 0 = never */
 } attn_batcher_limits_t;
+
+/* Kinds of requests, by what they do to others on a device: it may have room for one and not for the other. A large one
+ * (attn_request_t.sched.large) runs by itself. */
+enum { ATTN_BATCH_SMALL = 1u << 0, ATTN_BATCH_LARGE = 1u << 1, ATTN_BATCH_ANY = ATTN_BATCH_SMALL | ATTN_BATCH_LARGE };
 
 /* One peer's requests, in their order. Peers are cells of a table by hash: two that meet in one share its turn. */
 typedef struct attn_batch_peer {
@@ -79,22 +84,22 @@ uint32_t attn_batcher_flows(const attn_batcher_t *batcher, int64_t now_ns);
  * `request`, which then may come in; else NULL. */
 attn_request_t *attn_batcher_crowded_out(const attn_batcher_t *batcher, const attn_request_t *request);
 
-/* The first in order that may run on the device. */
-attn_request_t *attn_batcher_peek(const attn_batcher_t *batcher, uint32_t device_index);
+/* The first in order that may run on the device, of these kinds. */
+attn_request_t *attn_batcher_peek(const attn_batcher_t *batcher, uint32_t device_index, uint32_t kinds);
 
 typedef struct attn_batch {
     attn_request_t *request[ATTN_WIRE_GROUP_MAX];
     uint32_t count;
     bool full; /* no other request would fit, or none may join */
     uint64_t tokens, bytes;
-    double cost_us;
+    double cost_us, work_us; /* sums of the requests' */
 } attn_batch_t;
 
-/* Puts the next group of a device together without taking it: count is 0 when none may run there now; *ret_due_ns is
- * then when one that waits for company will go (INT64_MAX: none does). `company`: whether more requests are likely to
- * come soon. */
-void attn_batcher_form(attn_batcher_t *batcher, uint32_t device_index, bool company, int64_t now_ns, attn_batch_t *ret,
-                       int64_t *ret_due_ns);
+/* Puts the next group of a device together, of these kinds, without taking it: count is 0 when none may run there now;
+ * *ret_due_ns is then when one that waits for company will go (INT64_MAX: none does). `company`: whether more requests
+ * are likely to come soon. */
+void attn_batcher_form(attn_batcher_t *batcher, uint32_t device_index, uint32_t kinds, bool company, int64_t now_ns,
+                       attn_batch_t *ret, int64_t *ret_due_ns);
 
 /* Takes what form() returned, before anything else changed. */
 void attn_batcher_take(attn_batcher_t *batcher, const attn_batch_t *batch);

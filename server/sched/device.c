@@ -65,7 +65,7 @@ static void failed_to_start(attn_sched_t *sched, attn_sched_device_t *device, at
     }
     if (lane == ATTN_LANE_LAB && failures >= LAB_FAILURES_MAX) {
         attn_request_t *request;
-        while ((request = attn_batcher_peek(&sched->batcher[lane], device->index)) != NULL) {
+        while ((request = attn_batcher_peek(&sched->batcher[lane], device->index, ATTN_BATCH_ANY)) != NULL) {
             attn_batcher_remove(&sched->batcher[lane], request);
             attn_sched_fail(sched, request, ATTN_ERR_UNAVAILABLE, "no lab worker starts on this device: %s",
                             device->why);

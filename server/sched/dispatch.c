@@ -6,6 +6,7 @@
 #include "base/clock.h"
 #include "sched/internal.h"
 #include "sched/places.h"
+#include "sched/room.h"
 #include "sched/stats.h"
 
 /* A timed job keeps the other class of workers off its device for at most this long, and waits at most this long for
@@ -14,15 +15,10 @@
 #define LEASE_WANTED_NS (200 * ATTN_NS_PER_MS)
 #define TICK_BUSY_NS (100 * ATTN_NS_PER_MS)
 
-/* Behind others in flight, a group is worth a launch of its own when it is full or has this much to do. Less is better
- * kept to grow: what is in flight will be back in about that time (a tiny group takes 40 to 80 us). */
+/* Behind other small groups in flight, one is worth a launch of its own when it is full or has this much to do. Less is
+ * better kept to grow: what is in flight will be back in about that time (a tiny group takes 40 to 80 us). Large
+ * requests are no reason to wait: they give way on the device. */
 #define WORTH_US 150.0
-/* Of copies that are not hidden: 50 GB/s. */
-#define LINK_BYTES_PER_US 50e3
-
-/* Groups in flight by default: on a GPU one is copied in, one computed, one copied out, and one waits in the ring. A
- * CPU gains nothing from a second, which could no longer be overtaken or given to another device. */
-enum { DEPTH_CUDA = 4, DEPTH_CPU = 1 };
 
 #define CROWD_NS (10 * ATTN_NS_PER_MS)
 
@@ -62,7 +58,8 @@ static void give(attn_sched_t *sched, attn_sched_device_t *device, attn_lane_t l
     attn_worker_order_t order = {.requests = batch->request,
                                  .count = batch->count,
                                  .timed = timed,
-                                 .cost_us = batch->cost_us,
+                                 .large = batch->request[0]->sched.large,
+                                 .work_us = batch->work_us,
                                  .budget_ns = bounded + sched->watchdog_floor_ns};
     for (uint32_t i = 0; i < batch->count; i++)
         attn_places_announce(sched->regions, &device->worker[lane].regions, batch->request[i]);
@@ -96,20 +93,23 @@ static bool lease_allows(attn_sched_device_t *device, attn_lane_t lane, const at
 static bool timed_waits(const attn_sched_t *sched, const attn_sched_device_t *device)
 {
     for (attn_lane_t lane = 0; lane < ATTN_LANES; lane++) {
-        const attn_request_t *next = attn_batcher_peek(&sched->batcher[lane], device->index);
+        const attn_request_t *next = attn_batcher_peek(&sched->batcher[lane], device->index, ATTN_BATCH_ANY);
         if (next && attn_sched_timed(next))
             return true;
     }
     return false;
 }
 
-static uint32_t depth_of(const attn_sched_t *sched, const attn_sched_device_t *device, attn_lane_t lane)
+/* The kinds of requests that the worker can take now. */
+static uint32_t room_for(const attn_sched_t *sched, const attn_sched_device_t *device, attn_lane_t lane)
 {
-    if (lane == ATTN_LANE_LAB)
-        return 1; /* what may misbehave is alone */
-    if (sched->pipeline_depth)
-        return sched->pipeline_depth;
-    return device->about.kind == ATTN_DEVICE_CUDA ? DEPTH_CUDA : DEPTH_CPU;
+    const attn_worker_t *worker = &device->worker[lane];
+    if (device->state == ATTN_DEVICE_LOST || worker->state != ATTN_WORKER_READY)
+        return 0;
+    if (lane == ATTN_LANE_LAB) /* what may misbehave is alone */
+        return worker->groups == 0 ? ATTN_BATCH_ANY : 0;
+    return attn_room_kinds(device->about.kind == ATTN_DEVICE_CUDA, sched->pipeline_depth, worker->groups,
+                           attn_worker_large(worker));
 }
 
 /* Lab workers start when there is something for them. */
@@ -158,22 +158,23 @@ static void crowd_note(attn_sched_t *sched, int64_t now_ns)
 /* Gives the device its next group, if there is one for it now. */
 static bool dispatch_next(attn_sched_t *sched, attn_sched_device_t *device, attn_lane_t lane, int64_t now_ns)
 {
-    attn_worker_t *worker = &device->worker[lane];
+    const attn_worker_t *worker = &device->worker[lane];
     attn_batcher_t *batcher = &sched->batcher[lane];
+    bool small_in_flight = worker->groups > attn_worker_large(worker);
     attn_batch_t batch;
-    for (;;) {
-        const attn_request_t *next = attn_batcher_peek(batcher, device->index);
+    for (uint32_t kinds = room_for(sched, device, lane); kinds != 0;) {
+        const attn_request_t *next = attn_batcher_peek(batcher, device->index, kinds);
         if (!next || !lease_allows(device, lane, next, now_ns))
             return false;
         int64_t due_ns;
-        attn_batcher_form(batcher, device->index, company_expected(sched, now_ns), now_ns, &batch, &due_ns);
+        attn_batcher_form(batcher, device->index, kinds, company_expected(sched, now_ns), now_ns, &batch, &due_ns);
         if (due_ns < sched->due_ns)
             sched->due_ns = due_ns;
-        if (batch.count == 0)
-            return false;
-        double work_us = batch.cost_us + (double)batch.bytes / LINK_BYTES_PER_US;
-        if (worker->groups > 0 && !batch.full && work_us < WORTH_US)
-            return false;
+        if (batch.count == 0 || (small_in_flight && !batch.full && batch.work_us < WORTH_US)) {
+            /* It is kept to grow. Meanwhile a large one may go. */
+            kinds = (kinds & ATTN_BATCH_SMALL) ? kinds & ATTN_BATCH_LARGE : 0;
+            continue;
+        }
         attn_batcher_take(batcher, &batch);
         batch_expire(sched, &batch, now_ns);
         if (batch.count == 0)
@@ -181,13 +182,7 @@ static bool dispatch_next(attn_sched_t *sched, attn_sched_device_t *device, attn
         give(sched, device, lane, &batch, now_ns);
         return true;
     }
-}
-
-static bool has_room(const attn_sched_t *sched, const attn_sched_device_t *device, attn_lane_t lane)
-{
-    const attn_worker_t *worker = &device->worker[lane];
-    return device->state != ATTN_DEVICE_LOST && worker->state == ATTN_WORKER_READY &&
-           worker->groups < depth_of(sched, device, lane) && worker->jobs + ATTN_WIRE_GROUP_MAX <= ATTN_WIRE_SLOTS;
+    return false;
 }
 
 /* The device with the least to do by expectation that has room and has not been tried in this round. Of equals the one
@@ -198,7 +193,7 @@ static attn_sched_device_t *least_loaded(attn_sched_t *sched, attn_lane_t lane, 
     double best_us = 0;
     for (uint32_t i = 0; i < sched->device_count; i++) {
         attn_sched_device_t *device = &sched->device[i];
-        if ((tried & 1u << i) || !has_room(sched, device, lane))
+        if ((tried & 1u << i) || room_for(sched, device, lane) == 0)
             continue;
         double load_us = attn_worker_load_us(&device->worker[lane]);
         if (!best || load_us < best_us ||
@@ -236,7 +231,8 @@ bool attn_sched_dispatch(attn_sched_t *sched, int64_t now_ns)
             continue;
         if (device->lease_wanted_ns && !timed_waits(sched, device))
             device->lease_wanted_ns = 0;
-        if (sched->batcher[ATTN_LANE_LAB].count > 0 && attn_batcher_peek(&sched->batcher[ATTN_LANE_LAB], i))
+        if (sched->batcher[ATTN_LANE_LAB].count > 0 &&
+            attn_batcher_peek(&sched->batcher[ATTN_LANE_LAB], i, ATTN_BATCH_ANY))
             lab_start(sched, device, now_ns);
     }
     bool any = dispatch_lane(sched, ATTN_LANE_SERVE, now_ns);

@@ -98,13 +98,12 @@ static void judge_request(attn_sched_t *sched, attn_request_t *request, verdict_
     }
 }
 
-/* The number of the latest group that a fault may have come from. A hung device hangs in its oldest group. Otherwise
- * the worker says how far it had come; what it says is believed only as far as it makes sense. */
+/* The number of the latest group that a fault may have come from. The worker says how far it had come; what it says is
+ * believed only as far as it makes sense. A device that hangs need not hang in its oldest group: small ones overtake
+ * large ones. */
 static uint64_t suspected_up_to(const attn_worker_t *worker)
 {
     uint64_t first = worker->group[0].number;
-    if (worker->end == ATTN_END_HUNG)
-        return first;
     if (worker->end == ATTN_END_GARBAGE)
         return UINT64_MAX;
     uint64_t begun = atomic_load_explicit(&worker->ring.worker->begun, memory_order_relaxed);

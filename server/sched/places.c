@@ -46,6 +46,18 @@ const char *attn_places_device(const attn_regions_t *regions, const attn_request
     return device;
 }
 
+uint64_t attn_places_host_bytes(const attn_regions_t *regions, const attn_request_t *request)
+{
+    const attn_place_t *places[TENSORS];
+    uint64_t bytes = 0;
+    tensors_of(request, places);
+    for (int i = 0; i < TENSORS; i++)
+        if (places[i]->region != ATTN_REGION_NONE && (places[i]->region < ATTN_REGION_CLIENT_FIRST ||
+                                                      attn_regions_device(regions, places[i]->region)[0] == '\0'))
+            bytes += places[i]->bytes;
+    return bytes;
+}
+
 void attn_places_announce(attn_regions_t *regions, attn_region_link_t *link, const attn_request_t *request)
 {
     const attn_place_t *places[TENSORS];

@@ -16,6 +16,9 @@ uint32_t attn_places_alignment(const attn_regions_t *regions, const attn_request
 /* The device that a tensor or an event of the request lies on: its UUID, or "" when everything is host memory. */
 const char *attn_places_device(const attn_regions_t *regions, const attn_request_t *request);
 
+/* Bytes of its tensors that lie in host memory. */
+uint64_t attn_places_host_bytes(const attn_regions_t *regions, const attn_request_t *request);
+
 /* Tells a worker of the clients' regions that the request uses, before it is given. */
 void attn_places_announce(attn_regions_t *regions, attn_region_link_t *link, const attn_request_t *request);
 

@@ -71,7 +71,9 @@ struct attn_request {
         bool lab;         /* runs in the lab class */
         bool alone;       /* never merged: timed, another operation than RUN, or a group with it has failed */
         bool replay;      /* has run before, without having been answered: goes first */
+        bool large;       /* takes long enough on a GPU to hold others up: by itself, and only so many at once */
         double cost_us;   /* expected, over all rounds */
+        double work_us;   /* the same with its copies, one after the other */
         double flops;     /* of one round */
         uint64_t tokens, bytes;
         /* The batcher's. */

@@ -212,7 +212,8 @@ static void options_take(attn_sched_t *sched, const attn_sched_options_t *option
     limits.requests = 1;
     limits.delay_ns = 0;
     attn_batcher_init(&sched->batcher[ATTN_LANE_LAB], &limits);
-    sched->pipeline_depth = options->pipeline_depth < ATTN_WIRE_GROUPS ? options->pipeline_depth : ATTN_WIRE_GROUPS;
+    sched->pipeline_depth =
+        options->pipeline_depth < ATTN_WIRE_GROUPS_SMALL ? options->pipeline_depth : ATTN_WIRE_GROUPS_SMALL;
     attn_quarantine_init(&sched->quarantine, strikes, window_s * ATTN_NS_PER_S, duration_s * ATTN_NS_PER_S);
 }
 

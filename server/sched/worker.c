@@ -147,6 +147,8 @@ static void job_put(attn_worker_t *worker, attn_request_t *request, uint32_t cou
         .warmup = request->warmup,
         .repeat = request->repeat ? request->repeat : 1,
         .signal = request->signal_event,
+        .large = request->sched.large,
+        .cost_us = request->sched.cost_us < 1e9 ? (uint32_t)request->sched.cost_us : UINT32_C(1000000000),
         .seed = request->seed,
         .spec = request->spec,
         .q = request->q,
@@ -181,7 +183,8 @@ void attn_worker_give(attn_worker_t *worker, const attn_worker_order_t *order, u
                                                             .count = order->count,
                                                             .left = order->count,
                                                             .timed = order->timed,
-                                                            .cost_us = order->cost_us,
+                                                            .large = order->large,
+                                                            .work_us = order->work_us,
                                                             .given_ns = now_ns,
                                                             .budget_ns = order->budget_ns};
     worker->jobs += order->count;
@@ -228,8 +231,16 @@ double attn_worker_load_us(const attn_worker_t *worker)
 {
     double load = 0;
     for (uint32_t i = 0; i < worker->groups; i++)
-        load += worker->group[i].cost_us;
+        load += worker->group[i].work_us;
     return load;
+}
+
+uint32_t attn_worker_large(const attn_worker_t *worker)
+{
+    uint32_t large = 0;
+    for (uint32_t i = 0; i < worker->groups; i++)
+        large += worker->group[i].large;
+    return large;
 }
 
 void attn_worker_cancel(attn_worker_t *worker, uint32_t slot)

@@ -34,7 +34,8 @@ typedef struct attn_worker_group {
     uint64_t number;
     uint32_t count, left; /* jobs; those that have not completed */
     bool timed;           /* its rounds want the device to themselves */
-    double cost_us;
+    bool large;           /* one request, of those of which only so many are in hand at once */
+    double work_us;
     int64_t given_ns, budget_ns;
 } attn_worker_group_t;
 
@@ -85,8 +86,8 @@ attn_ring_pop_t attn_worker_hello(attn_worker_t *worker, attn_wire_hello_t *ret)
 typedef struct attn_worker_order {
     attn_request_t *const *requests; /* `count` of one configuration, at most ATTN_WIRE_GROUP_MAX */
     uint32_t count;
-    bool timed;
-    double cost_us;
+    bool timed, large;
+    double work_us;
     int64_t budget_ns;
 } attn_worker_order_t;
 
@@ -100,6 +101,7 @@ attn_ring_pop_t attn_worker_collect(attn_worker_t *worker, attn_wire_done_t *ret
 attn_worker_group_t *attn_worker_group_of(attn_worker_t *worker, uint32_t slot);
 void attn_worker_release(attn_worker_t *worker, uint32_t slot, int64_t now_ns);
 
+uint32_t attn_worker_large(const attn_worker_t *worker); /* groups in hand that are large */
 double attn_worker_load_us(const attn_worker_t *worker); /* expected, of all groups in hand */
 
 void attn_worker_cancel(attn_worker_t *worker, uint32_t slot);

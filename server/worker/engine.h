@@ -92,10 +92,12 @@ typedef struct attn_engine_result {
  * hands it back. */
 typedef struct attn_engine_group {
     uint64_t number;
-    uint32_t op;                     /* attn_op_t */
-    const char *variant;             /* RUN: a name that has() knows */
-    uint32_t warmup, repeat;         /* rounds before and with timing; repeat >= 1, at most ATTN_WIRE_REPEAT_MAX */
-    uint32_t count;                  /* 1 unless op is RUN with one round and no warm-up */
+    uint32_t op;             /* attn_op_t */
+    const char *variant;     /* RUN: a name that has() knows */
+    uint32_t warmup, repeat; /* rounds before and with timing; repeat >= 1, at most ATTN_WIRE_REPEAT_MAX */
+    uint32_t count;          /* 1 unless op is RUN with one round and no warm-up */
+    bool large;     /* one request that takes long enough to hold others up: it may give way to them on the device */
+    double cost_us; /* what its kernel is expected to take */
     attn_engine_request_t *requests; /* of one configuration: dtype, head-dim class, causal, softcap on or off */
     /* Cancellation and progress, in the manner of attn_exec_t: called on the main thread at least every 50 ms of work
      * done in pieces and between rounds; false = nobody wants any of the requests: stop with ATTN_ERR_CANCELLED once
@@ -123,8 +125,12 @@ typedef struct attn_engine_ops {
     /* Hands back a group that has ended: nothing touches its memory any more. NULL when none has. An engine without
      * anything that works by itself runs the oldest group in here. */
     attn_engine_group_t *(*poll)(attn_engine_t *engine);
+    /* Whether poll() has something to hand to the device within tens of microseconds: a worker that may spin does not
+     * sleep then. May be NULL. */
+    bool (*urgent)(const attn_engine_t *engine);
     /* Groups are under way and the worker has spun for long enough: arranges for setup->wake() once one has ended,
-     * so that the worker may sleep. May be NULL where poll() never returns NULL while it has groups. */
+     * or there is something else for poll() to do, so that the worker may sleep. Called anew after each waking. May be
+     * NULL where poll() never returns NULL while it has groups. */
     void (*block)(attn_engine_t *engine);
     /* One piece of background work (pinning, prefaulting) of at most about 3 ms; returns whether there is more. Called
      * when the worker has had nothing to do for a while, after a group that wanted it, and now and then when there is

@@ -1,8 +1,9 @@
 /* worker/engine_cuda.c: the engine on one GPU. Main thread; owns the context's streams, events and memory.
  *
  * Up to ATTN_WIRE_GROUPS groups are in flight. Each is queued completely - copies in, one launch, copies out - and ends
- * with its last event; what wants the device to itself is waited for in submit(). No memory is reserved per group:
- * device memory, workspace and staging are kept. */
+ * with its last event; a large request is queued piece by piece, by poll() (engine_cuda_bulk.c). What wants the device
+ * to itself is waited for in submit(). No memory is reserved per group: device memory, workspace and staging are kept.
+ */
 #include "worker/engine_cuda.h"
 
 #include <stdlib.h>
@@ -17,7 +18,8 @@
 
 /* A lone group's inputs are read over PCIe by the kernel that computes with them when that is no more than this, K and
  * V counted once for every tile that reads them: 384 KiB where 192 KiB are sent as 64 rows of 8 heads on 2. It costs
- * what is read again, 20 ns per KiB at 50 GB/s, and saves a launch, an event, and the wait of one kernel for another. */
+ * what is read again, 20 ns per KiB at 50 GB/s, and saves a launch, an event, and the wait of one kernel for another.
+ */
 #define DIRECT_IN_BYTES (UINT64_C(512) << 10)
 
 /* Other inputs of a lone group up to this size are fetched by a kernel. H100, p50 of one request, with and without: 192
@@ -28,11 +30,13 @@ static void cuda_close(attn_engine_t *engine)
 {
     if (!engine)
         return;
-    attn_cuda_waiter_close(engine->waiter);
+    for (int i = 0; i < ATTN_CUDA_WAITERS; i++)
+        attn_cuda_waiter_close(engine->waiter[i]);
     /* After a sticky error these fail, and the process ends anyway. */
     cudaDeviceSynchronize();
     for (uint32_t i = 0; i < ATTN_WIRE_GROUPS; i++)
         attn_cuda_flight_close(&engine->flight[i]);
+    attn_cuda_bulk_close(&engine->bulk);
     attn_cuda_ranges_close(engine);
     attn_cuda_ranges_destroy(engine->ranges);
     cudaFree(engine->workspace);
@@ -47,7 +51,10 @@ static void cuda_close(attn_engine_t *engine)
 
 static attn_status_t streams_open(attn_engine_t *engine, attn_error_t *err)
 {
-    cudaError_t rc = cudaStreamCreateWithFlags(&engine->compute, cudaStreamNonBlocking);
+    int least = 0, greatest = 0;
+    cudaError_t rc = cudaDeviceGetStreamPriorityRange(&least, &greatest);
+    if (rc == cudaSuccess)
+        rc = cudaStreamCreateWithPriority(&engine->compute, cudaStreamNonBlocking, greatest);
     if (rc == cudaSuccess)
         rc = cudaStreamCreateWithFlags(&engine->in, cudaStreamNonBlocking);
     if (rc == cudaSuccess)
@@ -56,7 +63,9 @@ static attn_status_t streams_open(attn_engine_t *engine, attn_error_t *err)
         rc = cudaEventCreateWithFlags(&engine->round[i], cudaEventBlockingSync);
     if (rc != cudaSuccess)
         return attn_cuda_error(err, (int)rc, "streams and events cannot be made");
-    attn_status_t status = attn_cuda_workspace(engine, ATTN_WORKSPACE_ZEROED, err);
+    attn_status_t status = attn_cuda_bulk_open(&engine->bulk, err);
+    if (status == ATTN_OK)
+        status = attn_cuda_workspace(engine, ATTN_WORKSPACE_ZEROED, err);
     for (uint32_t i = 0; i < ATTN_WIRE_GROUPS && status == ATTN_OK; i++)
         status = attn_cuda_flight_open(&engine->flight[i], err);
     if (status == ATTN_OK)
@@ -74,7 +83,7 @@ static attn_status_t cuda_open(const attn_engine_setup_t *setup, attn_engine_t *
     engine->direct_bytes = DIRECT_BYTES;
     engine->direct_in_bytes = DIRECT_IN_BYTES;
     engine->gather_bytes = GATHER_BYTES;
-    engine->batch_copies = true;
+    engine->row_copies = engine->batch_copies = true;
     engine->threads = (unsigned)(attn_cpus_usable() + 0.5);
     engine->annotate = attn_cuda_nvtx_wanted();
     attn_engine_about_t about = {0};
@@ -86,8 +95,8 @@ static attn_status_t cuda_open(const attn_engine_setup_t *setup, attn_engine_t *
     status = attn_cuda_ranges_create(&engine->ranges, err);
     if (status == ATTN_OK)
         status = streams_open(engine, err);
-    if (status == ATTN_OK && setup->wake)
-        status = attn_cuda_waiter_open(&engine->setup, &engine->waiter, err);
+    for (int i = 0; i < ATTN_CUDA_WAITERS && status == ATTN_OK && setup->wake; i++)
+        status = attn_cuda_waiter_open(&engine->setup, &engine->waiter[i], err);
     if (status != ATTN_OK) {
         cuda_close(engine);
         return status;
@@ -114,15 +123,23 @@ static void settle(attn_engine_t *engine, attn_engine_result_t *ret)
     cudaError_t rc = cudaDeviceSynchronize();
     if (rc == cudaSuccess && engine->workspace)
         rc = cudaMemset(engine->workspace, 0, ATTN_WORKSPACE_ZEROED);
+    if (rc == cudaSuccess && engine->bulk.workspace)
+        rc = cudaMemset(engine->bulk.workspace, 0, ATTN_WORKSPACE_ZEROED);
     ret->unusable = rc != cudaSuccess;
 }
 
-static attn_cuda_flight_t *flight_free(attn_engine_t *engine)
+bool attn_cuda_idle(const attn_engine_t *engine)
 {
-    attn_cuda_flight_t *flight = engine->flight;
-    while (flight->group)
-        flight++;
-    return flight;
+    return engine->order.count == 0 && engine->bulk.count == 0;
+}
+
+/* Large requests begin at the other end, so that the slabs which grow are theirs. */
+static attn_cuda_flight_t *flight_free(attn_engine_t *engine, bool large)
+{
+    uint32_t i = large ? ATTN_WIRE_GROUPS - 1 : 0;
+    while (engine->flight[i].group)
+        i += large ? -1 : 1;
+    return &engine->flight[i];
 }
 
 static bool is_plain(const attn_engine_group_t *group)
@@ -155,48 +172,76 @@ static attn_status_t group_begin(attn_engine_t *engine, attn_cuda_flight_t *flig
 
 static void cuda_submit(attn_engine_t *engine, attn_engine_group_t *group)
 {
-    attn_cuda_flight_t *flight = flight_free(engine);
+    bool large = group->large && group->count == 1 && is_plain(group);
+    attn_cuda_flight_t *flight = flight_free(engine, large);
     flight->group = group;
+    flight->large = large;
     group->lane = flight;
     flight->range = engine->annotate ? attn_cuda_nvtx_begin(group) : 0;
-    group->error.status = group_begin(engine, flight);
-    flight->queued = group->error.status == ATTN_OK && is_plain(group);
-    if (group->error.status != ATTN_OK && (group->op == ATTN_OP_RUN || group->op == ATTN_OP_TRUTH))
+    attn_status_t status = group_begin(engine, flight);
+    if (large && status == ATTN_OK)
+        return; /* engine->bulk has it */
+    group->error.status = status;
+    flight->queued = status == ATTN_OK && is_plain(group);
+    if (status != ATTN_OK && (group->op == ATTN_OP_RUN || group->op == ATTN_OP_TRUTH))
         settle(engine, &group->result);
     attn_engine_queue_push(&engine->order, group);
 }
 
-/* Groups end in the order in which they were submitted. */
-static attn_engine_group_t *cuda_poll(attn_engine_t *engine)
+/* What is left to do for a group that has ended. */
+static attn_engine_group_t *flight_end(attn_engine_t *engine, attn_cuda_flight_t *flight)
 {
-    if (engine->order.count == 0)
-        return NULL;
-    attn_engine_group_t *group = engine->order.group[engine->order.first];
-    attn_cuda_flight_t *flight = group->lane;
-    if (flight->queued) {
-        cudaError_t rc = cudaEventQuery(flight->done);
-        if (rc == cudaErrorNotReady)
-            return NULL;
-        if (rc == cudaSuccess) {
-            attn_cuda_flight_times(flight, &group->result);
-        } else {
-            attn_cuda_error(&group->error, (int)rc, "the kernel failed");
-            settle(engine, &group->result);
-        }
+    attn_engine_group_t *group = flight->group;
+    cudaError_t rc = flight->queued ? cudaEventQuery(flight->done) : cudaSuccess;
+    if (rc != cudaSuccess) {
+        attn_cuda_error(&group->error, (int)rc, "the kernel failed");
+        settle(engine, &group->result);
+    } else if (flight->queued && group->error.status == ATTN_OK) {
+        attn_cuda_flight_times(flight, &group->result);
+    } else if (flight->large && !flight->queued) {
+        settle(engine, &group->result);
     }
     if (engine->annotate)
         attn_cuda_nvtx_end(flight->range);
     flight->group = NULL;
-    return attn_engine_queue_take(&engine->order);
+    return group;
+}
+
+/* Small groups end in the order in which they were submitted, large requests in any. */
+static attn_engine_group_t *cuda_poll(attn_engine_t *engine)
+{
+    if (engine->bulk.count > 0)
+        attn_cuda_bulk_pump(engine);
+    if (engine->order.count > 0) {
+        attn_cuda_flight_t *flight = engine->order.group[engine->order.first]->lane;
+        if (!flight->queued || cudaEventQuery(flight->done) != cudaErrorNotReady) {
+            attn_engine_queue_take(&engine->order);
+            return flight_end(engine, flight);
+        }
+    }
+    attn_cuda_flight_t *large = engine->bulk.count > 0 ? attn_cuda_bulk_ended(&engine->bulk) : NULL;
+    if (!large)
+        return NULL;
+    attn_cuda_bulk_forget(&engine->bulk, large);
+    return flight_end(engine, large);
+}
+
+static bool cuda_urgent(const attn_engine_t *engine)
+{
+    return attn_cuda_bulk_waits(&engine->bulk);
 }
 
 static void cuda_block(attn_engine_t *engine)
 {
-    if (engine->order.count == 0)
-        return;
-    const attn_cuda_flight_t *flight = engine->order.group[engine->order.first]->lane;
-    if (engine->waiter && flight->queued)
-        attn_cuda_waiter_watch(engine->waiter, flight->done);
+    cudaEvent_t event[ATTN_CUDA_WAITERS] = {NULL};
+    if (engine->order.count > 0) {
+        const attn_cuda_flight_t *flight = engine->order.group[engine->order.first]->lane;
+        event[0] = flight->queued ? flight->done : NULL;
+    }
+    attn_cuda_bulk_events(&engine->bulk, &event[1], &event[2]);
+    for (int i = 0; i < ATTN_CUDA_WAITERS; i++)
+        if (engine->waiter[i] && event[i])
+            attn_cuda_waiter_watch(engine->waiter[i], event[i]);
 }
 
 static bool cuda_idle(attn_engine_t *engine)
@@ -210,6 +255,7 @@ const attn_engine_ops_t attn_engine_cuda = {.name = "cuda",
                                             .has = cuda_has,
                                             .submit = cuda_submit,
                                             .poll = cuda_poll,
+                                            .urgent = cuda_urgent,
                                             .block = cuda_block,
                                             .idle = cuda_idle,
                                             .client_memory = {.add = attn_cuda_client_add,

@@ -24,7 +24,9 @@ typedef struct attn_cuda_range {
     bool closed;     /* pinning failed once: the rest stays pageable, which is slower and still right */
 } attn_cuda_range_t;
 
-/* Pieces in which memory is pinned: 2 ms each on an H200. */
+/* Pieces in which memory is pinned, 2 ms each on an H200, and the first of an arena. A copy may not cross from one into
+ * another. */
+#define ATTN_CUDA_PIN_FIRST (UINT64_C(32) << 20)
 #define ATTN_CUDA_PIN_PIECE (UINT64_C(4) << 20)
 
 /* All of them, by address. The pieces of a range grow under the lock too. */
@@ -48,11 +50,37 @@ typedef struct attn_cuda_slice {
     attn_cuda_span_t o, lse;  /* to be copied out after it */
 } attn_cuda_slice_t;
 
+/* What a link is reckoned with. */
+#define ATTN_CUDA_LINK_BYTES_PER_US 50e3
+
+/* Copies of large requests go in pieces that are handed to the device a few at a time: a copy engine takes what it has
+ * been given one after the other, whatever the priority of a stream, and what a small group adds stands behind AHEAD at
+ * most, 130 us of the link. A piece is 40 us of it; with fewer bytes ahead the link would stand still whenever the main
+ * thread queues a group of 64 in between. */
+#define ATTN_CUDA_PIECE (UINT64_C(2) << 20)
+#define ATTN_CUDA_AHEAD (3 * ATTN_CUDA_PIECE)
+enum { ATTN_CUDA_PIECES = 8 }; /* at most, where tensors are smaller than a piece */
+
+/* Pieces of one direction that the device has, oldest first. */
+typedef struct attn_cuda_line {
+    cudaEvent_t copied[ATTN_CUDA_PIECES];
+    uint64_t size[ATTN_CUDA_PIECES], bytes;
+    uint32_t first, count;
+} attn_cuda_line_t;
+
+/* How far the copies of a large request in one direction have been queued. */
+typedef struct attn_cuda_cursor {
+    uint32_t slice, tensor;
+    uint64_t done; /* of the tensor's span in that slice */
+    bool begun;    /* out: its stream waits for the kernel */
+} attn_cuda_cursor_t;
+
 /* Copies of one direction that belong together; neighbours on both sides become one. */
 enum { ATTN_CUDA_MOVES = 3 * ATTN_WIRE_GROUP_MAX };
 typedef struct attn_cuda_pair {
     char *device, *host;
     uint64_t bytes;
+    const void *space; /* whose memory: copies of different ones stay apart */
 } attn_cuda_pair_t;
 typedef struct attn_cuda_moves {
     uint32_t count;
@@ -74,21 +102,52 @@ typedef struct attn_cuda_flight {
     uint32_t problem_room;
 
     cudaEvent_t began, copied_in[ATTN_CUDA_SLICES], launched[ATTN_CUDA_SLICES], computed[ATTN_CUDA_SLICES], copied_out;
-    cudaEvent_t done; /* one of these: after it nothing touches the group's memory */
+    cudaEvent_t done; /* one of these: after it nothing touches the group's memory; NULL while not all is queued */
     uint32_t slices;
-    bool direct;    /* the kernel writes the answers to their places itself */
-    bool direct_in; /* the kernel reads the inputs from their places itself */
-    bool apart;     /* copies have streams of their own */
+    attn_cuda_slice_t slice[ATTN_CUDA_SLICES];
+    /* What its launches have in common. */
+    const attn_variant_t *variant;
+    attn_group_t whole;
+    attn_exec_t exec;
+    uint64_t launch_staging; /* bytes of staging of each */
+
+    bool large;                  /* by itself in its group, its copies in pieces: engine_cuda_bulk.c */
+    int64_t due_ns;              /* of a large one: the earlier, the sooner its inputs go */
+    attn_cuda_cursor_t in, back; /* copies in, copies out */
+    bool direct;                 /* the kernel writes the answers to their places itself */
+    bool direct_in;              /* the kernel reads the inputs from their places itself */
+    bool apart;                  /* copies have streams of their own */
     attn_addresses_t device[ATTN_WIRE_GROUP_MAX];
 } attn_cuda_flight_t;
+
+/* Large requests in hand. Their kernels have a stream of lower priority, so that a small group's goes next; and so they
+ * have a workspace of their own. */
+typedef struct attn_cuda_bulk {
+    cudaStream_t compute, out;
+    char *workspace;
+    uint64_t workspace_bytes;
+    attn_cuda_flight_t *flight[ATTN_WIRE_GROUPS];
+    uint32_t count;
+    attn_cuda_line_t ahead_in, ahead_out;
+    /* Slices whose answers are to be copied out, in the order of their kernels. */
+    struct {
+        attn_cuda_flight_t *flight;
+        uint32_t slice;
+    } computed[ATTN_WIRE_GROUPS * ATTN_CUDA_SLICES];
+    uint32_t computed_first, computed_count;
+} attn_cuda_bulk_t;
+
+/* What a sleeping worker waits for: the oldest small group; a piece of a large request on its way in; one on its way
+ * out, or a large request's end. */
+enum { ATTN_CUDA_WAITERS = 3 };
 
 struct attn_engine {
     attn_engine_setup_t setup;
     attn_device_t device;
-    attn_cuda_nvml_t *nvml;     /* NULL where there is none */
-    attn_cuda_waiter_t *waiter; /* NULL where the loop never sleeps */
-    bool annotate;              /* a profiler listens */
-    unsigned threads;           /* for what the CPU does */
+    attn_cuda_nvml_t *nvml;                        /* NULL where there is none */
+    attn_cuda_waiter_t *waiter[ATTN_CUDA_WAITERS]; /* NULL where the loop never sleeps */
+    bool annotate;                                 /* a profiler listens */
+    unsigned threads;                              /* for what the CPU does */
 
     cudaStream_t compute, in, out;
     attn_cuda_range_t input, output;
@@ -98,7 +157,8 @@ struct attn_engine {
     uint64_t workspace_bytes;
 
     attn_cuda_flight_t flight[ATTN_WIRE_GROUPS];
-    attn_engine_queue_t order; /* groups in hand */
+    attn_engine_queue_t order; /* small groups in hand, and what is waited for in submit() */
+    attn_cuda_bulk_t bulk;
     attn_cuda_moves_t moves_in, moves_out;
 
     /* What runs its rounds with nothing else: engine_cuda_alone.c. */
@@ -113,7 +173,8 @@ struct attn_engine {
     /* Else inputs of a lone group up to this size in all are fetched by a kernel rather than by copies. */
     uint64_t gather_bytes;
     bool fetch_apart;  /* both also beside other groups: for tests and measurements */
-    bool batch_copies; /* copies of a group are queued by one call */
+    bool row_copies;   /* copies at even distances are one with rows */
+    bool batch_copies; /* the other copies of a group are queued by one call */
 };
 
 /* engine_cuda_device.c: makes `setup->device` the only GPU of this process and fills in what it is. */
@@ -123,7 +184,12 @@ attn_cuda_nvml_t *attn_cuda_nvml_open(const char *uuid, char *ret_driver, size_t
 void attn_cuda_nvml_close(attn_cuda_nvml_t *nvml); /* NULL is fine */
 void attn_cuda_nvml_clocks(const attn_cuda_nvml_t *nvml, uint32_t *ret_sm_mhz, uint32_t *ret_mem_mhz);
 
-/* engine_cuda_slices.c: cuts a request whose tensors lie at `device` into up to ATTN_CUDA_SLICES slices by batch, or by
+/* engine_cuda.c: whether no group is in hand. */
+bool attn_cuda_idle(const attn_engine_t *engine);
+
+/* engine_cuda_slices.c: all of a request, with no problem. Pure. */
+attn_cuda_slice_t attn_cuda_slice_whole(const attn_engine_request_t *request);
+/* Cuts a request whose tensors lie at `device` into up to ATTN_CUDA_SLICES slices by batch, or by
  * query rows where the batch is one. Returns 1 for one that is better left whole, with the spans of all of it and no
  * problem. Every row's bits are those of the request left whole. Pure. */
 uint32_t attn_cuda_slices(const attn_engine_request_t *request, const attn_addresses_t *device,
@@ -142,6 +208,25 @@ attn_status_t attn_cuda_flight_problems(attn_cuda_flight_t *flight, attn_group_t
  * were placed in one go. Tensors on the device stay where they are. Returns the end. */
 uint64_t attn_cuda_flight_place(attn_cuda_flight_t *flight, uint32_t i, uint64_t offset, bool outputs);
 
+/* Puts a launch on the flight's stream, behind its inputs, between its events. */
+attn_status_t attn_cuda_flight_launch(attn_cuda_flight_t *flight, uint32_t slice, attn_error_t *err);
+/* Records the events that clients wait for. */
+attn_status_t attn_cuda_flight_after(const attn_cuda_flight_t *flight, cudaStream_t stream, attn_error_t *err);
+
+/* engine_cuda_bulk.c: large requests. */
+attn_status_t attn_cuda_bulk_open(attn_cuda_bulk_t *bulk, attn_error_t *err);
+void attn_cuda_bulk_close(attn_cuda_bulk_t *bulk);
+/* Takes a flight that is ready to be queued. */
+void attn_cuda_bulk_begin(attn_engine_t *engine, attn_cuda_flight_t *flight);
+/* Queues what there is room for. What fails is in the group's error, and the flight is no longer `queued`. */
+void attn_cuda_bulk_pump(attn_engine_t *engine);
+bool attn_cuda_bulk_waits(const attn_cuda_bulk_t *bulk); /* whether something is left to be queued */
+/* A flight that has ended, well or not; forget() takes it out. NULL when none has. */
+attn_cuda_flight_t *attn_cuda_bulk_ended(const attn_cuda_bulk_t *bulk);
+void attn_cuda_bulk_forget(attn_cuda_bulk_t *bulk, const attn_cuda_flight_t *flight);
+/* With which of its events there is something to do next; NULL when none. */
+void attn_cuda_bulk_events(const attn_cuda_bulk_t *bulk, cudaEvent_t *ret_in, cudaEvent_t *ret_out);
+
 /* engine_cuda_alone.c: rounds with timing, and the truth: queued and waited for. */
 attn_status_t attn_cuda_alone_rounds(attn_engine_t *engine, attn_cuda_flight_t *flight, attn_error_t *err);
 attn_status_t attn_cuda_alone_truth(attn_engine_t *engine, attn_cuda_flight_t *flight, attn_error_t *err);
@@ -154,15 +239,21 @@ void attn_cuda_ranges_close(attn_engine_t *engine);
 bool attn_cuda_ranges_pin(attn_engine_t *engine); /* one more piece; whether there is more */
 /* Where the GPU reads and writes `bytes` of host memory directly; NULL when they are not all pinned. */
 void *attn_cuda_direct(const attn_engine_t *engine, const void *host, uint64_t bytes);
-/* Adds a copy to the device, or from it. */
+
+/* engine_cuda_moves.c: adds a copy to the device, or from it; `space`: the client's region, NULL for an arena. */
+void attn_cuda_moves_add_of(attn_cuda_moves_t *moves, const void *space, void *device, const void *host, uint64_t bytes,
+                            bool in);
 void attn_cuda_moves_add(attn_cuda_moves_t *moves, void *device, const void *host, uint64_t bytes, bool in);
-/* Queues the copies and empties the list; `gather`: by a kernel, if it can do these. Adds to the result's helpers and
+/* Queues the copies and empties the list; `by_kernel`: if a kernel can do these. Adds to the result's helpers and
  * unpinned_bytes, and sets idle_wanted when some of these lie in an arena. */
-cudaError_t attn_cuda_moves_queue(attn_engine_t *engine, attn_cuda_moves_t *moves, bool in, bool gather,
+cudaError_t attn_cuda_moves_queue(attn_engine_t *engine, attn_cuda_moves_t *moves, bool in, bool by_kernel,
                                   cudaStream_t stream, attn_engine_result_t *result);
-/* Each makes at least `bytes` available; contents are lost. */
+/* How many of `left` bytes from `host` on are the next piece: it ends where a registration may end. */
+uint64_t attn_cuda_piece_bytes(const attn_engine_t *engine, const void *host, uint64_t left);
+/* engine_cuda_memory.c: each makes at least `bytes` available; contents are lost. */
 attn_status_t attn_cuda_slab(attn_engine_t *engine, attn_cuda_flight_t *flight, uint64_t bytes, attn_error_t *err);
 attn_status_t attn_cuda_workspace(attn_engine_t *engine, uint64_t bytes, attn_error_t *err);
+attn_status_t attn_cuda_bulk_workspace(attn_cuda_bulk_t *bulk, uint64_t bytes, attn_error_t *err);
 attn_status_t attn_cuda_staging(attn_cuda_flight_t *flight, uint64_t bytes, attn_error_t *err);
 
 /* engine_cuda_ranges.c */

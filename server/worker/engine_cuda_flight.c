@@ -17,13 +17,9 @@
 typedef struct queue {
     attn_engine_t *engine;
     attn_cuda_flight_t *flight;
-    const attn_variant_t *variant;
     cudaStream_t in, out;
-    attn_group_t group;
-    attn_exec_t exec;
-    uint64_t staging_bytes; /* of one launch */
-    uint64_t output_bytes;  /* that the host gets */
-    attn_cuda_slice_t slice[ATTN_CUDA_SLICES];
+    attn_slab_order_t order;
+    uint64_t output_bytes; /* that the host gets */
     attn_error_t *err;
 } queue_t;
 
@@ -120,11 +116,11 @@ static bool may_read_inputs(const queue_t *queue)
 {
     const attn_engine_t *engine = queue->engine;
     const attn_engine_group_t *group = queue->flight->group;
-    uint64_t left = engine->order.count == 0 || engine->fetch_apart ? engine->direct_in_bytes : 0;
+    uint64_t left = attn_cuda_idle(engine) || engine->fetch_apart ? engine->direct_in_bytes : 0;
     for (uint32_t i = 0; i < group->count; i++) {
         const attn_engine_request_t *request = &group->requests[i];
         attn_addresses_t at = request->at;
-        uint64_t reads = link_reads(queue->variant, request);
+        uint64_t reads = link_reads(queue->flight->variant, request);
         if (reads > left || !inputs_direct(engine, request, &at))
             return false;
         left -= reads;
@@ -150,15 +146,14 @@ static attn_status_t places_make(queue_t *queue)
     }
     flight->direct_in = may_read_inputs(queue);
     /* First how much, then where: the slab may move. */
-    uint64_t bytes = 0;
-    for (uint32_t i = 0; i < group->count; i++)
-        bytes = attn_cuda_flight_place(flight, i, bytes, !flight->direct);
+    attn_slab_sort(group->requests, group->count, &queue->order);
+    uint64_t bytes =
+        attn_slab_place_group(group->requests, group->count, &queue->order, NULL, !flight->direct, flight->device);
     attn_status_t status = attn_cuda_slab(queue->engine, flight, bytes, queue->err);
     if (status != ATTN_OK)
         return status;
-    bytes = 0;
+    attn_slab_place_group(group->requests, group->count, &queue->order, flight->slab, !flight->direct, flight->device);
     for (uint32_t i = 0; i < group->count; i++) {
-        bytes = attn_cuda_flight_place(flight, i, bytes, !flight->direct);
         attn_addresses_t *device = &flight->device[i];
         if (flight->direct)
             outputs_direct(queue->engine, &group->requests[i], device);
@@ -191,12 +186,12 @@ attn_status_t attn_cuda_flight_problems(attn_cuda_flight_t *flight, attn_group_t
     return ATTN_OK;
 }
 
-static attn_group_t launch_group(const queue_t *queue, uint32_t slice)
+static attn_group_t launch_group(const attn_cuda_flight_t *flight, uint32_t slice)
 {
-    attn_group_t group = queue->group;
-    if (queue->flight->slices > 1) {
+    attn_group_t group = flight->whole;
+    if (flight->slices > 1) {
         group.count = 1;
-        group.problems = &queue->slice[slice].problem;
+        group.problems = &flight->slice[slice].problem;
     }
     return group;
 }
@@ -207,60 +202,67 @@ static attn_status_t workspace_make(queue_t *queue)
     attn_engine_t *engine = queue->engine;
     attn_cuda_flight_t *flight = queue->flight;
     attn_workspace_size_t most = {ATTN_WORKSPACE_ZEROED, 0};
-    for (uint32_t i = 0; queue->variant->workspace && i < flight->slices; i++) {
-        attn_group_t group = launch_group(queue, i);
-        attn_workspace_size_t size = queue->variant->workspace(&group, &engine->device);
+    for (uint32_t i = 0; flight->variant->workspace && i < flight->slices; i++) {
+        attn_group_t group = launch_group(flight, i);
+        attn_workspace_size_t size = flight->variant->workspace(&group, &engine->device);
         most.device = size.device > most.device ? size.device : most.device;
         most.host = size.host > most.host ? size.host : most.host;
     }
-    queue->staging_bytes = (most.host + 255) / 256 * 256;
-    attn_status_t status = attn_cuda_workspace(engine, most.device, queue->err);
+    flight->launch_staging = (most.host + 255) / 256 * 256;
+    attn_status_t status = flight->large ? attn_cuda_bulk_workspace(&engine->bulk, most.device, queue->err)
+                                         : attn_cuda_workspace(engine, most.device, queue->err);
     if (status == ATTN_OK && most.host > 0)
-        status = attn_cuda_staging(flight, queue->staging_bytes * flight->slices, queue->err);
-    queue->exec = (attn_exec_t){.device = &engine->device,
-                                .stream = engine->compute,
-                                .workspace = engine->workspace,
-                                .workspace_bytes = most.device,
-                                .host_workspace_bytes = most.host,
-                                .checkpoint = flight->group->checkpoint,
-                                .checkpoint_arg = flight->group->checkpoint_arg};
+        status = attn_cuda_staging(flight, flight->launch_staging * flight->slices, queue->err);
+    flight->exec = (attn_exec_t){.device = &engine->device,
+                                 .stream = flight->large ? engine->bulk.compute : engine->compute,
+                                 .workspace = engine->workspace,
+                                 .workspace_bytes = most.device,
+                                 .host_workspace_bytes = most.host,
+                                 .checkpoint = flight->group->checkpoint,
+                                 .checkpoint_arg = flight->group->checkpoint_arg};
     return status;
 }
 
 /* ---- queueing ---- */
 
-static void move_add(queue_t *queue, uint32_t i, uint32_t tensor, void *device, const void *host,
+static void move_add(const queue_t *queue, uint32_t i, uint32_t tensor, void *device, const void *host,
                      const attn_cuda_span_t *span, bool in)
 {
     attn_cuda_moves_t *moves = in ? &queue->engine->moves_in : &queue->engine->moves_out;
-    if (!(queue->flight->group->requests[i].on_device & tensor) && host)
-        attn_cuda_moves_add(moves, (char *)device + span->offset, (const char *)host + span->offset, span->bytes, in);
+    const attn_engine_request_t *request = &queue->flight->group->requests[i];
+    if (!(request->on_device & tensor) && host)
+        attn_cuda_moves_add_of(moves, request->client[__builtin_ctz(tensor)], (char *)device + span->offset,
+                               (const char *)host + span->offset, span->bytes, in);
 }
 
-static void request_moves(queue_t *queue, uint32_t i, const attn_cuda_slice_t *slice)
+static void inputs_add(const queue_t *queue, uint32_t i, const attn_cuda_slice_t *slice)
 {
     const attn_addresses_t *device = &queue->flight->device[i], *host = &queue->flight->group->requests[i].at;
     move_add(queue, i, ATTN_TENSOR_Q, device->q, host->q, &slice->q, true);
     move_add(queue, i, ATTN_TENSOR_K, device->k, host->k, &slice->k, true);
     move_add(queue, i, ATTN_TENSOR_V, device->v, host->v, &slice->v, true);
+}
+
+static void outputs_add(const queue_t *queue, uint32_t i, const attn_cuda_slice_t *slice)
+{
+    const attn_addresses_t *device = &queue->flight->device[i], *host = &queue->flight->group->requests[i].at;
     if (queue->flight->direct)
         return;
     move_add(queue, i, ATTN_TENSOR_O, device->o, host->o, &slice->o, false);
     move_add(queue, i, ATTN_TENSOR_LSE, device->lse, host->lse, &slice->lse, false);
 }
 
-static void slice_moves(queue_t *queue, uint32_t slice)
+/* In the order of addresses in host memory, which is that of the slab: neighbours become one copy. */
+static void slice_moves(const queue_t *queue, uint32_t slice)
 {
-    const attn_engine_group_t *group = queue->flight->group;
-    if (queue->flight->slices > 1) {
-        request_moves(queue, 0, &queue->slice[slice]);
-        return;
-    }
+    const attn_cuda_flight_t *flight = queue->flight;
+    const attn_engine_group_t *group = flight->group;
     for (uint32_t i = 0; i < group->count; i++) {
-        const attn_sizes_t *sizes = &group->requests[i].sizes;
-        const attn_cuda_slice_t whole = {
-            .q = {0, sizes->q}, .k = {0, sizes->k}, .v = {0, sizes->v}, .o = {0, sizes->o}, .lse = {0, sizes->lse}};
-        request_moves(queue, i, &whole);
+        uint32_t in = queue->order.in[i], out = queue->order.out[i];
+        const attn_cuda_slice_t whole_in = attn_cuda_slice_whole(&group->requests[in]);
+        const attn_cuda_slice_t whole_out = attn_cuda_slice_whole(&group->requests[out]);
+        inputs_add(queue, in, flight->slices > 1 ? &flight->slice[slice] : &whole_in);
+        outputs_add(queue, out, flight->slices > 1 ? &flight->slice[slice] : &whole_out);
     }
 }
 
@@ -294,21 +296,22 @@ static cudaError_t stream_wait(const queue_t *queue, cudaStream_t stream, cudaEv
     return queue->flight->apart ? cudaStreamWaitEvent(stream, event, 0) : cudaSuccess;
 }
 
-static attn_status_t launch(queue_t *queue, uint32_t slice)
+attn_status_t attn_cuda_flight_launch(attn_cuda_flight_t *flight, uint32_t slice, attn_error_t *err)
 {
-    attn_engine_t *engine = queue->engine;
-    attn_cuda_flight_t *flight = queue->flight;
-    attn_group_t group = launch_group(queue, slice);
-    queue->exec.host_workspace = queue->staging_bytes ? flight->staging + slice * queue->staging_bytes : NULL;
-    cudaError_t rc = flight->direct_in ? cudaSuccess : stream_wait(queue, engine->compute, flight->copied_in[slice]);
+    cudaStream_t compute = flight->exec.stream;
+    attn_group_t group = launch_group(flight, slice);
+    flight->exec.host_workspace = flight->launch_staging ? flight->staging + slice * flight->launch_staging : NULL;
+    cudaError_t rc = cudaSuccess;
+    if (flight->apart && !flight->direct_in)
+        rc = cudaStreamWaitEvent(compute, flight->copied_in[slice], 0);
     if (rc == cudaSuccess && flight->apart)
-        rc = cudaEventRecord(flight->launched[slice], engine->compute);
+        rc = cudaEventRecord(flight->launched[slice], compute);
     if (rc != cudaSuccess)
-        return failed(queue, rc, "the group cannot be queued");
+        return attn_cuda_error(err, (int)rc, "the group cannot be queued");
     flight->group->result.launches++;
-    attn_status_t status = queue->variant->launch(&group, &queue->exec, queue->err);
-    if (status == ATTN_OK)
-        status = failed(queue, cudaEventRecord(flight->computed[slice], engine->compute), "the group cannot be queued");
+    attn_status_t status = flight->variant->launch(&group, &flight->exec, err);
+    if (status == ATTN_OK && (rc = cudaEventRecord(flight->computed[slice], compute)) != cudaSuccess)
+        return attn_cuda_error(err, (int)rc, "the group cannot be queued");
     return status;
 }
 
@@ -320,23 +323,21 @@ static attn_status_t slice_queue(queue_t *queue, uint32_t slice)
     if (status == ATTN_OK && !flight->direct_in)
         status = failed(queue, cudaEventRecord(flight->copied_in[slice], queue->in), "the group cannot be queued");
     if (status == ATTN_OK)
-        status = launch(queue, slice);
+        status = attn_cuda_flight_launch(flight, slice, queue->err);
     if (status != ATTN_OK || flight->direct)
         return status;
     status = failed(queue, stream_wait(queue, queue->out, flight->computed[slice]), "the group cannot be queued");
     return status == ATTN_OK ? copy_out(queue) : status;
 }
 
-/* For those who wait for a request elsewhere. */
-static attn_status_t after_record(const queue_t *queue)
+attn_status_t attn_cuda_flight_after(const attn_cuda_flight_t *flight, cudaStream_t stream, attn_error_t *err)
 {
-    const attn_engine_group_t *group = queue->flight->group;
+    const attn_engine_group_t *group = flight->group;
     cudaError_t rc = cudaSuccess;
     for (uint32_t i = 0; i < group->count && rc == cudaSuccess; i++)
         if (group->requests[i].after)
-            rc = cudaEventRecord((cudaEvent_t)group->requests[i].after,
-                                 queue->flight->direct ? queue->engine->compute : queue->out);
-    return failed(queue, rc, "the event of a request cannot be recorded");
+            rc = cudaEventRecord((cudaEvent_t)group->requests[i].after, stream);
+    return rc == cudaSuccess ? ATTN_OK : attn_cuda_error(err, (int)rc, "the event of a request cannot be recorded");
 }
 
 static attn_status_t all_queue(queue_t *queue)
@@ -349,7 +350,7 @@ static attn_status_t all_queue(queue_t *queue)
     if (flight->direct)
         flight->group->result.link_out_bytes = queue->output_bytes;
     if (status == ATTN_OK)
-        status = after_record(queue);
+        status = attn_cuda_flight_after(flight, flight->direct ? queue->engine->compute : queue->out, queue->err);
     if (status != ATTN_OK || flight->direct)
         return status;
     flight->done = flight->copied_out;
@@ -367,30 +368,48 @@ static bool copies_apart(const attn_engine_t *engine, const attn_cuda_flight_t *
                  (request->on_device & ATTN_TENSOR_K ? 0 : sizes->k) +
                  (request->on_device & ATTN_TENSOR_V ? 0 : sizes->v);
     }
-    return flight->slices > 1 || engine->order.count > 0 || bytes > TOGETHER_BYTES;
+    return flight->large || flight->slices > 1 || !attn_cuda_idle(engine) || bytes > TOGETHER_BYTES;
+}
+
+/* Slices let copies run under the kernel, and another group's kernel in between. A kernel in one piece is the quicker
+ * one: it stays whole beside other groups, where there is enough to overlap with, if it takes longer than the link. */
+static uint32_t slices_make(const attn_engine_t *engine, attn_cuda_flight_t *flight)
+{
+    const attn_engine_request_t *request = &flight->group->requests[0];
+    const attn_sizes_t *sizes = &request->sizes;
+    double link_us = (double)(sizes->q + sizes->k + sizes->v) / ATTN_CUDA_LINK_BYTES_PER_US;
+    bool may = flight->group->count == 1 && !flight->direct &&
+               (attn_cuda_idle(engine) || (flight->large && flight->group->cost_us <= link_us));
+    flight->slice[0] = attn_cuda_slice_whole(request);
+    return may ? attn_cuda_slices(request, &flight->device[0], flight->slice) : 1;
 }
 
 attn_status_t attn_cuda_flight_queue(attn_engine_t *engine, attn_cuda_flight_t *flight, attn_error_t *err)
 {
     const attn_engine_group_t *group = flight->group;
-    queue_t queue = {.engine = engine, .flight = flight, .variant = attn_cuda_variant_find(group->variant), .err = err};
-    if (!queue.variant)
+    queue_t queue = {.engine = engine, .flight = flight, .err = err};
+    flight->variant = attn_cuda_variant_find(group->variant);
+    flight->done = NULL;
+    if (!flight->variant)
         return attn_error_set(err, ATTN_ERR_INTERNAL, "variant %s does not run on a GPU", group->variant);
     engine->moves_in.count = engine->moves_out.count = 0;
     engine->moves_in.bytes = engine->moves_out.bytes = 0;
     attn_status_t status = places_make(&queue);
     if (status == ATTN_OK)
-        status = attn_cuda_flight_problems(flight, &queue.group, err);
+        status = attn_cuda_flight_problems(flight, &flight->whole, err);
     if (status != ATTN_OK)
         return status;
-    /* Beside other groups there is enough to overlap with, and a kernel in one piece is the quicker one. */
-    bool lone = group->count == 1 && engine->order.count == 0 && !flight->direct;
-    flight->slices = lone ? attn_cuda_slices(&group->requests[0], &flight->device[0], queue.slice) : 1;
+    flight->slices = slices_make(engine, flight);
     flight->apart = copies_apart(engine, flight);
     queue.in = flight->apart && !flight->direct_in ? engine->in : engine->compute;
     queue.out = flight->apart ? engine->out : engine->compute;
     status = workspace_make(&queue);
-    return status == ATTN_OK ? all_queue(&queue) : status;
+    if (status != ATTN_OK || !flight->large)
+        return status == ATTN_OK ? all_queue(&queue) : status;
+    if (flight->direct)
+        flight->group->result.link_out_bytes = queue.output_bytes;
+    attn_cuda_bulk_begin(engine, flight);
+    return ATTN_OK;
 }
 
 /* Copies out count from the end of the last kernel: what is seen of them. */

@@ -81,16 +81,19 @@ static void slice_rows(const attn_engine_request_t *request, const attn_problem_
     *ret = slice;
 }
 
+attn_cuda_slice_t attn_cuda_slice_whole(const attn_engine_request_t *request)
+{
+    const attn_sizes_t *sizes = &request->sizes;
+    return (attn_cuda_slice_t){
+        .q = {0, sizes->q}, .k = {0, sizes->k}, .v = {0, sizes->v}, .o = {0, sizes->o}, .lse = {0, sizes->lse}};
+}
+
 uint32_t attn_cuda_slices(const attn_engine_request_t *request, const attn_addresses_t *device,
                           attn_cuda_slice_t ret[ATTN_CUDA_SLICES])
 {
     uint32_t slices = slices_wanted(request);
     if (slices == 1) {
-        ret[0] = (attn_cuda_slice_t){.q = {0, request->sizes.q},
-                                     .k = {0, request->sizes.k},
-                                     .v = {0, request->sizes.v},
-                                     .o = {0, request->sizes.o},
-                                     .lse = {0, request->sizes.lse}};
+        ret[0] = attn_cuda_slice_whole(request);
         return 1;
     }
     attn_problem_t whole;

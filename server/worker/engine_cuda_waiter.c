@@ -12,7 +12,8 @@ struct attn_cuda_waiter {
     pthread_t thread;
     pthread_mutex_t lock;
     pthread_cond_t asked;
-    cudaEvent_t event; /* NULL: nothing to wait for */
+    cudaEvent_t event;   /* to be waited for next; NULL: nothing */
+    cudaEvent_t current; /* that it sleeps on */
     bool stop;
 };
 
@@ -22,7 +23,7 @@ static void *waiter_main(void *arg)
     prctl(PR_SET_NAME, "cuda-wait");
     pthread_mutex_lock(&waiter->lock);
     while (!waiter->stop) {
-        cudaEvent_t event = waiter->event;
+        cudaEvent_t event = waiter->current = waiter->event;
         waiter->event = NULL;
         if (!event) {
             pthread_cond_wait(&waiter->asked, &waiter->lock);
@@ -31,6 +32,10 @@ static void *waiter_main(void *arg)
         pthread_mutex_unlock(&waiter->lock);
         /* An error is the main thread's to find: it is sticky. */
         cudaEventSynchronize(event);
+        /* Before it wakes anyone: who then asks for the same event again is heard. */
+        pthread_mutex_lock(&waiter->lock);
+        waiter->current = NULL;
+        pthread_mutex_unlock(&waiter->lock);
         waiter->setup->wake(waiter->setup->wake_arg);
         pthread_mutex_lock(&waiter->lock);
     }
@@ -72,7 +77,9 @@ void attn_cuda_waiter_close(attn_cuda_waiter_t *waiter)
 void attn_cuda_waiter_watch(attn_cuda_waiter_t *waiter, cudaEvent_t event)
 {
     pthread_mutex_lock(&waiter->lock);
-    waiter->event = event;
-    pthread_cond_signal(&waiter->asked);
+    if (waiter->current != event) {
+        waiter->event = event;
+        pthread_cond_signal(&waiter->asked);
+    }
     pthread_mutex_unlock(&waiter->lock);
 }

@@ -139,6 +139,8 @@ static attn_loop_group_t *group_take(attn_loop_t *loop)
                                            .warmup = wire->warmup,
                                            .repeat = wire->repeat,
                                            .count = count,
+                                           .large = wire->large != 0,
+                                           .cost_us = wire->cost_us,
                                            .requests = held->request,
                                            .checkpoint = checkpoint,
                                            .checkpoint_arg = held};
@@ -235,6 +237,12 @@ void attn_loop_wake(void *arg)
     attn_fd_bell_ring(ATTN_WORKER_FD_JOB_BELL);
 }
 
+/* Whether the engine is better polled on than slept on, where there is a core to spin on. */
+static bool urgent(const attn_loop_t *loop)
+{
+    return loop->ring.front->spin_us > 0 && loop->ops->urgent && loop->ops->urgent(loop->engine);
+}
+
 /* Waits for a group to end or a job to come: spins for twice as long as an idle worker, then sleeps. */
 static attn_engine_group_t *group_wait(attn_loop_t *loop)
 {
@@ -247,11 +255,12 @@ static attn_engine_group_t *group_wait(attn_loop_t *loop)
                 return group;
             attn_cpu_relax();
         }
-    } while (attn_clock_ns() < until);
+    } while (attn_clock_ns() < until || urgent(loop));
     attn_ring_job_arm(ring, true);
-    loop->ops->block(loop->engine);
-    while ((group = engine_poll(loop)) == NULL && !attn_ring_job_waiting(ring))
+    while ((group = engine_poll(loop)) == NULL && !attn_ring_job_waiting(ring)) {
+        loop->ops->block(loop->engine);
         attn_fd_bell_wait(ATTN_WORKER_FD_JOB_BELL);
+    }
     attn_ring_job_arm(ring, false);
     return group;
 }

@@ -23,10 +23,12 @@
 #include "attn/spec.h"
 
 #define ATTN_WIRE_MAGIC UINT64_C(0x676e69722d6e7474)
-#define ATTN_WIRE_VERSION 3u
-#define ATTN_WIRE_SLOTS 256u
-#define ATTN_WIRE_GROUP_MAX 64u /* jobs of a group */
-#define ATTN_WIRE_GROUPS 4u     /* groups in flight */
+#define ATTN_WIRE_VERSION 4u
+#define ATTN_WIRE_GROUP_MAX 64u   /* jobs of a group */
+#define ATTN_WIRE_GROUPS_SMALL 4u /* groups in flight, */
+#define ATTN_WIRE_GROUPS_LARGE 6u /* and large requests beside them, each a group by itself */
+#define ATTN_WIRE_GROUPS (ATTN_WIRE_GROUPS_SMALL + ATTN_WIRE_GROUPS_LARGE)
+#define ATTN_WIRE_SLOTS (ATTN_WIRE_GROUPS_SMALL * ATTN_WIRE_GROUP_MAX + ATTN_WIRE_GROUPS_LARGE)
 #define ATTN_WIRE_NAME_MAX 48
 #define ATTN_WIRE_VARIANTS_MAX 64
 #define ATTN_WIRE_REPEAT_MAX 4096u /* rounds with timing of one job; also of its warm-up */
@@ -67,7 +69,9 @@ typedef struct attn_wire_job {
     uint32_t cu_entries;  /* spec.batch + 1 for thd: cu_seqlens_q, then cu_seqlens_k, at `sequences`; else 0 */
     uint32_t sequences;   /* number of the area in the sequence part: attn_ring_sequences() */
     uint32_t warmup, repeat;
-    uint32_t signal; /* number of a client's event (worker/region_wire.h) to record behind the job; 0 = none */
+    uint32_t signal;  /* number of a client's event (worker/region_wire.h) to record behind the job; 0 = none */
+    uint32_t large;   /* 1: it takes long enough to hold others up, and is a group by itself */
+    uint32_t cost_us; /* what its kernel is expected to take */
     uint64_t seed;
     char id[64];                      /* the request's, for profilers */
     char variant[ATTN_WIRE_NAME_MAX]; /* RUN */
@@ -76,7 +80,7 @@ typedef struct attn_wire_job {
 } attn_wire_job_t;
 _Static_assert(sizeof(attn_place_t) == 24, "wire layout");
 _Static_assert(sizeof(attn_spec_t) == 56, "wire layout");
-_Static_assert(sizeof(attn_wire_job_t) == 56 + 64 + ATTN_WIRE_NAME_MAX + 56 + 6 * 24, "wire layout");
+_Static_assert(sizeof(attn_wire_job_t) == 64 + 64 + ATTN_WIRE_NAME_MAX + 56 + 6 * 24, "wire layout");
 
 /* Times, launches and link bytes are those of the job's group as a whole, the same in each of its records. */
 typedef struct attn_wire_done {

@@ -147,6 +147,62 @@ void test_groups(attn_engine_t *engine, attn_memory_t *memory, uint64_t first, c
     free(expected);
 }
 
+/* Requests that are alike: together, in any order, at even distances or not; one copy, its rows, or a copy each, they
+ * have the bits of each alone, and what lies between answers is not written. */
+void test_alike(attn_engine_t *engine, attn_memory_t *memory, uint64_t first, const char *where)
+{
+    enum { COUNT = 24 };
+    static attn_engine_request_t request[COUNT];
+    static const uint64_t gaps[] = {0, 0, 8192, 12288, 4096};
+    attn_sizes_t sizes;
+    attn_spec_t spec = check_spec(ATTN_DTYPE_BF16, ATTN_LAYOUT_BSHD, 1, 61, 64, 8, 2, 128, true, 0, &sizes);
+    spec.return_lse = false;
+    sizes.lse = 0;
+    uint64_t in = ATTN_WIRE_ROUND(sizes.q) + ATTN_WIRE_ROUND(sizes.k) + ATTN_WIRE_ROUND(sizes.v), unused;
+    const char *from = (const char *)attn_memory_arena(memory, ATTN_REGION_INPUT, &unused) + first;
+    char *to = (char *)attn_memory_arena(memory, ATTN_REGION_OUTPUT, &unused) + first;
+    uint64_t direct = engine->direct_bytes, pitch_most = in + 5 * 12288;
+    attn_fill_normal(ATTN_DTYPE_BF16, 9, 0, input + first, COUNT * pitch_most / 2);
+    engine->direct_bytes = 0;
+    for (uint32_t lie = 0; lie < 5; lie++) {
+        for (uint32_t i = 0; i < COUNT; i++) {
+            uint64_t place = lie == 1 || lie == 3 ? i * 7 % COUNT : i, odd = lie == 4 ? place * place % 5 * 4096 : 0;
+            char *q = (char *)(uintptr_t)from + place * (in + gaps[lie]) + odd;
+            request[i] = (attn_engine_request_t){.spec = spec, .sizes = sizes, .id = "alike"};
+            request[i].at = (attn_addresses_t){.q = q,
+                                               .k = q + ATTN_WIRE_ROUND(sizes.q),
+                                               .v = q + ATTN_WIRE_ROUND(sizes.q) + ATTN_WIRE_ROUND(sizes.k),
+                                               .o = to + (COUNT - 1 - place) * (ATTN_WIRE_ROUND(sizes.o) + gaps[lie])};
+        }
+        uint64_t bytes = COUNT * (ATTN_WIRE_ROUND(sizes.o) + gaps[lie]);
+        char *expected = malloc(bytes);
+        for (uint32_t way = 0; way < 4; way++) {
+            engine->row_copies = way & 1;
+            engine->batch_copies = way & 2;
+            memset(output + first, 0x7b, bytes);
+            for (uint32_t i = 0; i < (way == 0 ? COUNT : 1); i++) {
+                attn_engine_group_t group = {.number = 1,
+                                             .op = ATTN_OP_RUN,
+                                             .variant = "unified",
+                                             .repeat = 1,
+                                             .count = way == 0 ? 1 : COUNT,
+                                             .requests = &request[i],
+                                             .checkpoint = go_on};
+                attn_engine_cuda.submit(engine, &group);
+                poll_until(engine);
+                check(group.error.status == ATTN_OK, "%s, alike %u %u: %s", where, lie, way, group.error.message);
+            }
+            if (way == 0)
+                memcpy(expected, output + first, bytes);
+            check(memcmp(expected, output + first, bytes) == 0, "%s, alike %u, way %u: other bits than alone", where,
+                  lie, way);
+        }
+        free(expected);
+    }
+    engine->row_copies = engine->batch_copies = true;
+    engine->direct_bytes = direct;
+}
+
 /* A group that fails to be queued leaves those around it alone. */
 void test_bad_group(attn_engine_t *engine, attn_memory_t *memory)
 {

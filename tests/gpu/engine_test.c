@@ -498,6 +498,7 @@ int main(void)
     test_answers(engine, memory, "serve");
     test_packed(engine, memory);
     test_groups(engine, memory, engine->input.pinned - (1 << 20), "pinned and pageable");
+    test_large(engine, memory, engine->input.pinned - (12 << 20), "large, pinned and pageable");
     test_sliced(engine, memory, "unified"); /* crosses from pinned into pageable memory */
     double start = check_now_ms(), worst = 0;
     for (bool more = true; more;) {
@@ -513,6 +514,9 @@ int main(void)
     test_sliced(engine, memory, "reference");
     test_groups(engine, memory, 0, "pinned");
     test_bad_group(engine, memory);
+    test_alike(engine, memory, 0, "pinned");
+    test_alike(engine, memory, ATTN_CUDA_PIN_FIRST + ATTN_CUDA_PIN_PIECE - (1 << 20), "across registrations");
+    test_large(engine, memory, 0, "large");
     test_refusals(engine, memory);
     test_fill(engine, memory);
     bench(engine, memory, "null", 64, 8, 2, 500);

@@ -11,6 +11,10 @@ attn_engine_group_t *poll_until(attn_engine_t *engine);
 
 /* engine_groups.c. `first`: where in both arenas the tensors begin. */
 void test_groups(attn_engine_t *engine, attn_memory_t *memory, uint64_t first, const char *where);
+void test_alike(attn_engine_t *engine, attn_memory_t *memory, uint64_t first, const char *where);
 void test_bad_group(attn_engine_t *engine, attn_memory_t *memory);
+
+/* engine_large.c */
+void test_large(attn_engine_t *engine, attn_memory_t *memory, uint64_t first, const char *where);
 
 #endif

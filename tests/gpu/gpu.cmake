@@ -12,7 +12,8 @@ endfunction()
 
 attn_gpu_test(attn_gpu_reference_test SOURCES ${CMAKE_SOURCE_DIR}/tests/gpu/reference_test.c
   LIBRARIES attn_kernels_cuda attn_kernels_cpu)
-attn_gpu_test(attn_gpu_engine_test SOURCES ${CMAKE_SOURCE_DIR}/tests/gpu/engine_test.c ${CMAKE_SOURCE_DIR}/tests/gpu/engine_groups.c LIBRARIES attnd_engine_cuda)
+attn_gpu_test(attn_gpu_engine_test SOURCES ${CMAKE_SOURCE_DIR}/tests/gpu/engine_test.c ${CMAKE_SOURCE_DIR}/tests/gpu/engine_groups.c
+  ${CMAKE_SOURCE_DIR}/tests/gpu/engine_large.c LIBRARIES attnd_engine_cuda)
 
 attn_gpu_test(attn_gpu_device_regions_test SOURCES ${CMAKE_SOURCE_DIR}/tests/gpu/device_regions_test.c
   LIBRARIES attn_static)

@@ -58,7 +58,7 @@ static attn_batch_t form(bool company, int64_t *ret_due)
 {
     attn_batch_t batch;
     int64_t due;
-    attn_batcher_form(&batcher, 0, company, now, &batch, ret_due ? ret_due : &due);
+    attn_batcher_form(&batcher, 0, ATTN_BATCH_ANY, company, now, &batch, ret_due ? ret_due : &due);
     return batch;
 }
 
@@ -83,7 +83,7 @@ START_TEST(what_waits_becomes_one_group_by_arrival)
     ck_assert_uint_eq(form(false, NULL).count, 0);
     for (int i = 0; i < 40; i++)
         request[i] = push(make());
-    ck_assert_ptr_eq(attn_batcher_peek(&batcher, 0), request[0]);
+    ck_assert_ptr_eq(attn_batcher_peek(&batcher, 0, ATTN_BATCH_ANY), request[0]);
     attn_batch_t batch = take();
     ck_assert_ptr_null(attn_batcher_first(&batcher));
     ck_assert_uint_eq(batch.count, 40);
@@ -462,7 +462,7 @@ START_TEST(a_device_takes_what_it_may_run)
     attn_batch_t batch = form(false, NULL);
     ck_assert_uint_eq(batch.count, 1);
     ck_assert_ptr_eq(batch.request[0], both);
-    ck_assert_ptr_eq(attn_batcher_peek(&batcher, 1), elsewhere);
+    ck_assert_ptr_eq(attn_batcher_peek(&batcher, 1, ATTN_BATCH_ANY), elsewhere);
 }
 END_TEST
 
@@ -498,7 +498,7 @@ START_TEST(nothing_is_lost_or_doubled)
         } else {
             attn_batch_t batch;
             int64_t due;
-            attn_batcher_form(&batcher, (uint32_t)(rand() % 2), false, now, &batch, &due);
+            attn_batcher_form(&batcher, (uint32_t)(rand() % 2), ATTN_BATCH_ANY, false, now, &batch, &due);
             attn_batcher_take(&batcher, &batch);
             for (uint32_t i = 0; i < batch.count; i++) {
                 ck_assert_int_eq(state[batch.request[i] - pool], 1);
@@ -512,7 +512,7 @@ START_TEST(nothing_is_lost_or_doubled)
         for (;;) {
             attn_batch_t batch;
             int64_t due;
-            attn_batcher_form(&batcher, device, false, now, &batch, &due);
+            attn_batcher_form(&batcher, device, ATTN_BATCH_ANY, false, now, &batch, &due);
             if (batch.count == 0)
                 break;
             attn_batcher_take(&batcher, &batch);

@@ -36,14 +36,13 @@ static void requests_make(int64_t length, bool lse)
 /* How many problems a launch has of the group, placed from `slab` on. */
 static uint32_t launched(char *slab, bool outputs)
 {
-    uint64_t offset = 0;
-    for (uint32_t i = 0; i < MEMBERS; i++) {
-        attn_addresses_t at;
-        uint64_t from = offset;
-        offset = attn_slab_place(&request[i], slab, offset, outputs, &at);
-        ck_assert_uint_gt(offset, from);
-        ck_assert_uint_eq(attn_engine_problems(&request[i], &at, &problems[i]), 1);
-    }
+    attn_slab_order_t order;
+    attn_addresses_t at[MEMBERS];
+    attn_slab_sort(request, MEMBERS, &order);
+    uint64_t needed = attn_slab_place_group(request, MEMBERS, &order, NULL, outputs, at);
+    ck_assert_uint_eq(attn_slab_place_group(request, MEMBERS, &order, slab, outputs, at), needed);
+    for (uint32_t i = 0; i < MEMBERS; i++)
+        ck_assert_uint_eq(attn_engine_problems(&request[i], &at[i], &problems[i]), 1);
     attn_group_t group = {.config = {.dtype = ATTN_DTYPE_F16}, .count = MEMBERS, .problems = problems};
     return attn_sm90_merge(&group, merged);
 }
@@ -61,6 +60,38 @@ START_TEST(alike_requests_are_one_problem)
         attn_engine_problems(&request[i], &request[i].at, &problems[i]);
     attn_group_t group = {.config = {.dtype = ATTN_DTYPE_F16}, .count = MEMBERS, .problems = problems};
     ck_assert_uint_gt(attn_sm90_merge(&group, merged), 1);
+}
+END_TEST
+
+/* What lies together in host memory lies together in the slab, in whatever order requests come; and no two tensors of a
+ * group share a byte there. */
+START_TEST(neighbours_stay_neighbours)
+{
+    enum { COUNT = 48 };
+    static const uint8_t shuffled[8] = {5, 2, 7, 0, 3, 6, 1, 4};
+    attn_slab_order_t order;
+    attn_addresses_t at[COUNT];
+    requests_make(64, false);
+    char *in = (char *)(UINT64_C(1) << 30), *out = (char *)(UINT64_C(1) << 32), *slab = (char *)(UINT64_C(1) << 40);
+    const attn_sizes_t *sizes = &request[0].sizes;
+    uint64_t pitch = sizes->q + sizes->k + sizes->v;
+    for (uint32_t i = 0; i < COUNT; i++) {
+        uint32_t place = i / 8 * 8 + shuffled[i % 8];
+        char *q = in + place * pitch;
+        /* Answers in the opposite order. */
+        request[i].at = (attn_addresses_t){
+            .q = q, .k = q + sizes->q, .v = q + sizes->q + sizes->k, .o = out + (COUNT - 1 - place) * sizes->o};
+    }
+    attn_slab_sort(request, COUNT, &order);
+    uint64_t needed = attn_slab_place_group(request, COUNT, &order, slab, true, at);
+    ck_assert_uint_eq(needed, COUNT * (pitch + sizes->o));
+    for (uint32_t i = 0; i < COUNT; i++) {
+        ck_assert_int_eq((char *)at[i].q - slab, (char *)request[i].at.q - in);
+        ck_assert_int_eq((char *)at[i].k - slab, (char *)request[i].at.k - in);
+        ck_assert_int_eq((char *)at[i].v - slab, (char *)request[i].at.v - in);
+        ck_assert_uint_eq((uint64_t)((char *)at[i].o - slab),
+                          COUNT * pitch + (uint64_t)((char *)request[i].at.o - out));
+    }
 }
 END_TEST
 
@@ -83,6 +114,7 @@ int main(void)
     Suite *suite = suite_create("slab");
     TCase *tests = tcase_create("slab");
     tcase_add_loop_test(tests, alike_requests_are_one_problem, 0, 8);
+    tcase_add_test(tests, neighbours_stay_neighbours);
     tcase_add_test(tests, what_is_on_the_device_stays_there);
     suite_add_tcase(suite, tests);
     SRunner *runner = srunner_create(suite);
