@@ -11,6 +11,7 @@
 #include "mask.cuh"
 #include "pipeline.cuh"
 #include "ptx/wgmma.cuh"
+#include "repair.cuh"
 #include "softmax.cuh"
 
 namespace attn_sm90 {
@@ -18,7 +19,7 @@ namespace attn_sm90 {
 template <class T> struct Consumer {
     using E = typename T::E;
     typename T::Shared &sm;
-    int group, row_in_group, lane;
+    int group;
     Ring<T::kStages> k, v;
     Ring<T::kQBuffers> q;
 
@@ -40,8 +41,8 @@ template <class T> struct Consumer {
     // S = Q K^T: both K-major; 16 elements are 32 bytes within a column of 64.
     __device__ __forceinline__ void issue_qk(float (&s)[T::kScoreRegs])
     {
-        const uint64_t a = matrix_descriptor(smem_addr(sm.q[q.index][group]), 0);
-        const uint64_t b = matrix_descriptor(smem_addr(sm.k[k.index]), 0);
+        const uint64_t a = matrix_descriptor(smem_addr(sm.q[q.index()][group]), 0);
+        const uint64_t b = matrix_descriptor(smem_addr(sm.k[k.index()]), 0);
         wgmma_fence();
 #pragma unroll
         for (int i = 0; i < T::kHeadDim / 16; ++i) {
@@ -52,44 +53,59 @@ template <class T> struct Consumer {
         wgmma_commit();
     }
 
-    // O (+)= P V: V is MN-major, 16 keys are 16 rows of 128 bytes.
-    __device__ __forceinline__ void issue_pv(float (&o)[T::kOutRegs], const uint32_t (&p)[T::kProbRegs], int accumulate)
+    // O += P V: V is MN-major, 16 keys are 16 rows of 128 bytes.
+    __device__ __forceinline__ void issue_pv(float (&o)[T::kOutRegs], const uint32_t (&p)[T::kProbRegs])
     {
-        const uint64_t b = matrix_descriptor(smem_addr(sm.v[v.index]), T::kKeys * 128);
+        const uint64_t b = matrix_descriptor(smem_addr(sm.v[v.index()]), T::kKeys * 128);
         wgmma_fence();
 #pragma unroll
         for (int i = 0; i < T::kKeys / 16; ++i) {
-            WgmmaRs<E, T::kHeadDim>::run(o, &p[4 * i], b + (i * 16 * 128 >> 4), i != 0 ? 1 : accumulate);
+            WgmmaRs<E, T::kHeadDim>::run(o, &p[4 * i], b + (i * 16 * 128 >> 4));
         }
         wgmma_commit();
     }
 
     __device__ __forceinline__ void wait_k()
     {
-        wait_full(sm.k_full[k.index], k.parity);
+        wait_full(sm.k_full[k.index()], k.parity());
     }
     __device__ __forceinline__ void wait_v()
     {
-        wait_full(sm.v_full[v.index], v.parity);
+        wait_full(sm.v_full[v.index()], v.parity());
     }
     __device__ __forceinline__ void wait_q()
     {
-        wait_full(sm.q_full[q.index][group], q.parity);
+        wait_full(sm.q_full[q.index()][group], q.parity());
     }
     __device__ __forceinline__ void release_k()
     {
-        release(sm.k_empty[k.index]);
+        release(sm.k_empty[k.index()]);
         k.advance();
     }
     __device__ __forceinline__ void release_v()
     {
-        release(sm.v_empty[v.index]);
+        release(sm.v_empty[v.index()]);
         v.advance();
     }
     __device__ __forceinline__ void release_q()
     {
-        release(sm.q_empty[q.index][group]);
+        release(sm.q_empty[q.index()][group]);
         q.advance();
+    }
+
+    // A block whose keys no row of this warp group sees: its buffers must still be filled before they can be released.
+    __device__ __forceinline__ void skip_block()
+    {
+        wait_k();
+        release_k();
+        wait_v();
+        release_v();
+    }
+    // A turn with nothing to issue: all warp groups take one per block of a tile.
+    __device__ __forceinline__ void skip_turn()
+    {
+        order_wait();
+        order_pass();
     }
 
     // What comes before the softmax: cap and mask.
@@ -100,24 +116,34 @@ template <class T> struct Consumer {
             softcap_apply<T>(cap_scale, s);
         }
         if (block >= mask.first_block) {
-            mask_apply<T>(mask, block, lane, s);
+            mask_apply<T>(mask, block, s);
         }
     }
 };
 
+// What a warp group must know while it works on a tile.
+struct Work {
+    Mask mask;
+    float scale, cap_scale;
+};
+
+template <class T> __device__ __forceinline__ Work work_of(const TileInfo &tile, int group)
+{
+    return {mask_of<T>(tile, group), tile.scale, tile.cap_scale};
+}
+
 // S of the next block and, under it, O of the current one: P of the current block is `p`, of the next `p_next`.
 template <class T>
-__device__ __forceinline__ void consume_block(Consumer<T> &io, const Mask &mask, int block, float scale,
-                                              float cap_scale, int accumulate, Rows &rows, float (&s)[T::kScoreRegs],
-                                              float (&o)[T::kOutRegs], uint32_t (&p)[T::kProbRegs],
-                                              uint32_t (&p_next)[T::kProbRegs])
+__device__ __forceinline__ void consume_block(Consumer<T> &io, const Work &work, int block, Rows &rows,
+                                              float (&s)[T::kScoreRegs], float (&o)[T::kOutRegs],
+                                              uint32_t (&p)[T::kProbRegs], uint32_t (&p_next)[T::kProbRegs])
 {
     float sum[2];
     io.wait_k();
     io.order_wait();
     io.issue_qk(s);
     io.wait_v();
-    io.issue_pv(o, p, accumulate);
+    io.issue_pv(o, p);
     io.order_pass();
     wgmma_wait<1>();
     hold(s);
@@ -128,22 +154,22 @@ __device__ __forceinline__ void consume_block(Consumer<T> &io, const Mask &mask,
         hold(p);
         io.release_v();
     }
-    uint32_t any;
-    if (T::kSoftcap && block < mask.first_block) {
-        any = softmax_exp<T, true>(scale, cap_scale, s, rows.base, sum, p_next);
+    float total;
+    if (T::kSoftcap && block < work.mask.first_block) {
+        total = softmax_exp<T, true>(work.scale, work.cap_scale, s, rows.base, sum, p_next);
     } else {
-        io.shape_scores(mask, block, cap_scale, s);
-        any = softmax_exp<T, false>(scale, cap_scale, s, rows.base, sum, p_next);
+        io.shape_scores(work.mask, block, work.cap_scale, s);
+        total = softmax_exp<T, false>(work.scale, work.cap_scale, s, rows.base, sum, p_next);
     }
     hold(p_next);
     hold(sum);
     // wgmma's waits are for the whole warp group, so none may stand in a branch that a warp takes alone: O follows
     // below.
-    const bool outgrown = warp_any((any & kReachedTwo) != 0);
+    const bool outgrown = warp_any(!(total < kSumLimit<typename T::E>)); // so is a NaN
     float rescale[2];
     if (outgrown) {
-        softmax_raise<T>(scale, s, rows, rescale);
-        softmax_exp<T, false>(scale, cap_scale, s, rows.base, sum, p_next);
+        softmax_raise<T>(work.scale, s, rows, rescale);
+        softmax_exp<T, false>(work.scale, work.cap_scale, s, rows.base, sum, p_next);
     }
     rows.sum[0] += sum[0];
     rows.sum[1] += sum[1];
@@ -165,13 +191,13 @@ __device__ __forceinline__ void consume_block(Consumer<T> &io, const Mask &mask,
 template <class T> __device__ __forceinline__ void consume(typename T::Shared &sm)
 {
     const int group = static_cast<int>(uniform(threadIdx.x / kWarpGroup)) - 1;
-    const int lane = threadIdx.x & 31;
-    const int row_in_group = ((threadIdx.x % kWarpGroup) / 32) * 16 + lane / 4;
-    Consumer<T> io{sm, group, row_in_group, lane, {}, {}, {}};
+    Consumer<T> io{sm, group, {}, {}, {}};
     Ring<kTileSlots> slot;
     float o[T::kOutRegs], s[T::kScoreRegs];
     uint32_t p[T::kProbRegs], p_next[T::kProbRegs];
     Rows rows;
+    Work work;
+    int block;
 
     wait_full(sm.tile_full[0], 0);
     if (sm.tile[0].key_blocks == 0) {
@@ -180,35 +206,44 @@ template <class T> __device__ __forceinline__ void consume(typename T::Shared &s
     if (T::kOrdered && group == T::kGroups - 1) {
         io.order_pass();
     }
-    for (bool fresh = true;;) {
-        slot.make_uniform();
-        io.k.make_uniform();
-        io.v.make_uniform();
-        io.q.make_uniform();
-        const TileInfo &tile = sm.tile[slot.index];
-        int block = static_cast<int>(uniform(static_cast<uint32_t>(tile.key_blocks))) - 1;
-        Mask mask = mask_of<T>(tile, group, row_in_group);
-        const float scale = tile.scale, cap_scale = tile.cap_scale;
-        if (!T::kSeamless || fresh) {
-            // First product of a tile that nothing covers.
+    // primed: P of the tile's first block is there already.
+    for (bool primed = false;;) {
+        rings_make_uniform(slot, io.k, io.v, io.q);
+        const TileInfo &tile = sm.tile[slot.index()];
+        if (!primed) {
+            const int live = static_cast<int>(uniform(static_cast<uint32_t>(tile.live_blocks[group])));
             io.wait_q();
-            io.wait_k();
-            io.issue_qk(s);
-            wgmma_wait<0>();
-            hold(s);
-            io.release_k();
-            io.shape_scores(mask, block, cap_scale, s);
-            softmax_begin<T>(scale, s, rows);
-            softmax_exp<T, false>(scale, cap_scale, s, rows.base, rows.sum, p);
-            fresh = false;
+#pragma unroll 1
+            for (int left = static_cast<int>(uniform(static_cast<uint32_t>(tile.key_blocks))); left > live; --left) {
+                io.skip_block();
+                if (left > 1) {
+                    io.skip_turn();
+                }
+            }
+            block = live - 1;
+            if (live != 0) {
+                // First product of a tile that nothing of this warp group covers.
+                work = work_of<T>(tile, group);
+                io.wait_k();
+                io.issue_qk(s);
+                wgmma_wait<0>();
+                hold(s);
+                io.release_k();
+                io.shape_scores(work.mask, block, work.cap_scale, s);
+                softmax_begin<T>(work.scale, s, rows);
+                softmax_exp<T, false>(work.scale, work.cap_scale, s, rows.base, rows.sum, p);
+            }
         }
-        int accumulate = 0;
+        // Not by a first product that does not accumulate: then the compiler would keep O's registers between tiles.
+#pragma unroll
+        for (int i = 0; i < T::kOutRegs; ++i) {
+            o[i] = 0.f;
+        }
         if (T::kTwoP) {
             if (--block >= 0) {
 #pragma unroll 1
                 while (true) {
-                    consume_block<T>(io, mask, block, scale, cap_scale, accumulate, rows, s, o, p, p_next);
-                    accumulate = 1;
+                    consume_block<T>(io, work, block, rows, s, o, p, p_next);
                     if (--block < 0) {
 #pragma unroll
                         for (int i = 0; i < T::kProbRegs; ++i) {
@@ -216,7 +251,7 @@ template <class T> __device__ __forceinline__ void consume(typename T::Shared &s
                         }
                         break;
                     }
-                    consume_block<T>(io, mask, block, scale, cap_scale, accumulate, rows, s, o, p_next, p);
+                    consume_block<T>(io, work, block, rows, s, o, p_next, p);
                     if (--block < 0) {
                         break;
                     }
@@ -225,61 +260,71 @@ template <class T> __device__ __forceinline__ void consume(typename T::Shared &s
         } else {
 #pragma unroll 1
             for (--block; block >= 0; --block) {
-                consume_block<T>(io, mask, block, scale, cap_scale, accumulate, rows, s, o, p, p);
-                accumulate = 1;
+                consume_block<T>(io, work, block, rows, s, o, p, p);
             }
         }
         io.release_q();
 
-        Ring<kTileSlots> next_slot = slot;
-        next_slot.advance();
         if (T::kSeamless) {
-            wait_full(sm.tile_full[next_slot.index], next_slot.parity);
-            const TileInfo &next = sm.tile[next_slot.index];
-            const int next_blocks = static_cast<int>(uniform(static_cast<uint32_t>(next.key_blocks)));
-            if (next_blocks != 0) {
+            Ring<kTileSlots> next_slot = slot;
+            next_slot.advance();
+            wait_full(sm.tile_full[next_slot.index()], next_slot.parity());
+            const TileInfo &next = sm.tile[next_slot.index()];
+            const int next_blocks = next.key_blocks;
+            // Twice the blocks of the next tile, and one more when the two cannot share a step.
+            const bool apart = next.live_blocks[group] != next_blocks || tile.live_blocks[group] == 0;
+            const uint32_t after = uniform(next_blocks == 0 ? 0u : static_cast<uint32_t>(next_blocks) << 1 | apart);
+            if (after != 0 && (after & 1) == 0) {
+                block = static_cast<int>(after >> 1) - 1;
                 io.wait_q();
                 io.wait_k();
                 io.order_wait();
                 io.issue_qk(s);
                 io.wait_v();
-                io.issue_pv(o, p, accumulate);
+                io.issue_pv(o, p);
                 io.order_pass();
-                const Mask next_mask = mask_of<T>(next, group, row_in_group);
-                const float next_scale = next.scale, next_cap_scale = next.cap_scale;
+                work = work_of<T>(next, group);
                 Rows next_rows;
                 wgmma_wait<1>();
                 hold(s);
                 io.release_k();
-                io.shape_scores(next_mask, next_blocks - 1, next_cap_scale, s);
-                softmax_begin<T>(next_scale, s, next_rows);
+                io.shape_scores(work.mask, block, work.cap_scale, s);
+                softmax_begin<T>(work.scale, s, next_rows);
                 hold(next_rows.base);
                 wgmma_wait<0>();
                 hold(o);
                 hold(p);
                 io.release_v();
-                epilogue<T>(tile, group, row_in_group, lane, rows, o);
-                release(sm.tile_empty[slot.index]);
-                softmax_exp<T, false>(next_scale, next_cap_scale, s, next_rows.base, next_rows.sum, p);
+                if (epilogue<T>(tile, group, rows, o)) {
+                    repair_warp<T>(tile, group, rows.base, rows.sum);
+                }
+                release(sm.tile_empty[slot.index()]);
+                softmax_exp<T, false>(work.scale, work.cap_scale, s, next_rows.base, next_rows.sum, p);
                 rows = next_rows;
                 slot = next_slot;
+                primed = true;
                 continue;
             }
+            if (after != 0) {
+                io.skip_turn();
+            }
         }
-        io.wait_v();
-        io.issue_pv(o, p, accumulate);
-        wgmma_wait<0>();
-        hold(o);
-        hold(p);
-        io.release_v();
-        epilogue<T>(tile, group, row_in_group, lane, rows, o);
-        release(sm.tile_empty[slot.index]);
-        if (T::kSeamless) {
-            break;
+        if (uniform(static_cast<uint32_t>(tile.live_blocks[group])) != 0) {
+            io.wait_v();
+            io.issue_pv(o, p);
+            wgmma_wait<0>();
+            hold(o);
+            hold(p);
+            io.release_v();
+            if (epilogue<T>(tile, group, rows, o)) {
+                repair_warp<T>(tile, group, rows.base, rows.sum);
+            }
         }
-        slot = next_slot;
-        wait_full(sm.tile_full[slot.index], slot.parity);
-        if (sm.tile[slot.index].key_blocks == 0) {
+        release(sm.tile_empty[slot.index()]);
+        slot.advance();
+        primed = false;
+        wait_full(sm.tile_full[slot.index()], slot.parity());
+        if (sm.tile[slot.index()].key_blocks == 0) {
             break;
         }
     }

@@ -6,7 +6,8 @@
 #ifndef ATTN_SM90_EPILOGUE_CUH
 #define ATTN_SM90_EPILOGUE_CUH
 
-#include "repair.cuh"
+#include "place.cuh"
+#include "ptx/barrier.cuh"
 #include "softmax.cuh"
 #include "traits.cuh"
 
@@ -30,21 +31,20 @@ __device__ __forceinline__ void quad_transpose(uint32_t &x0, uint32_t &x1, uint3
     x3 = upper ? x3 : r;
 }
 
+// `rows.sum` becomes the sum of the whole row. Returns whether this warp's O needs repair.cuh, the same in all lanes.
 template <class T>
-__device__ __forceinline__ void epilogue(const TileInfo &tile, int group, int row_in_group, int lane, const Rows &rows,
-                                         const float (&o)[T::kOutRegs])
+__device__ __forceinline__ bool epilogue(const TileInfo &tile, int group, Rows &rows, const float (&o)[T::kOutRegs])
 {
-    const int c = lane & 3;
+    const int c = lane_id() & 3, first_row = tile.row + group * kRowsPerGroup + row_in_group();
     const uint32_t d = tile.d;
-    float sums[2];
     uint32_t spoiled = 0; // two products x*0, each NaN once any x is not finite
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
-        const int row = tile.row + group * kRowsPerGroup + row_in_group + 8 * r;
+        const int row = first_row + 8 * r;
         const bool inside = row < tile.s_q;
         const float sum = quad_sum(rows.sum[r]);
         const bool empty = sum == 0.f; // a NaN is not empty
-        sums[r] = sum;
+        rows.sum[r] = sum;
         const float inverse = empty ? 0.f : 1.f / sum;
         uint4 *const out = reinterpret_cast<uint4 *>(static_cast<uint16_t *>(tile.o) + row * tile.o_stride) + c;
 #pragma unroll
@@ -68,15 +68,13 @@ __device__ __forceinline__ void epilogue(const TileInfo &tile, int group, int ro
     }
     // Lane c = r of a quad writes row r. Computed whether asked for or not, so that no branch keeps it from hiding
     // under the stores of O.
-    const float sum = c == 0 ? sums[0] : sums[1];
+    const float sum = c == 0 ? rows.sum[0] : rows.sum[1];
     const float lse = sum == 0.f ? -INFINITY : ((c == 0 ? rows.base[0] : rows.base[1]) + lg2(sum)) * kLn2;
-    const int row = tile.row + group * kRowsPerGroup + row_in_group + 8 * c;
+    const int row = first_row + 8 * c;
     if (tile.lse != nullptr && c < 2 && row < tile.s_q) {
         tile.lse[row] = lse;
     }
-    if (T::kCausal && uniform(spoiled & 0x7fff7fffu) != 0) {
-        repair_warp<T>(tile, group, row_in_group, lane, rows.base, sums);
-    }
+    return T::kCausal && uniform(spoiled & 0x7fff7fffu) != 0;
 }
 
 } // namespace attn_sm90

@@ -8,23 +8,34 @@
 
 namespace attn_sm90 {
 
-// Position in a ring: the buffer and the parity of its current round.
+// Position in a ring of a power of two of buffers: the buffer and the parity of its current round, in one register.
 template <int kBuffers> struct Ring {
-    uint32_t index = 0, parity = 0;
-    __device__ __forceinline__ void make_uniform()
+    static_assert(kBuffers == 1 || kBuffers == 2 || kBuffers == 4, "advance and rings_make_uniform");
+    uint32_t at = 0;
+    __device__ __forceinline__ uint32_t index() const
     {
-        const uint32_t both = uniform(index << 1 | parity);
-        index = both >> 1;
-        parity = both & 1;
+        return at & (kBuffers - 1);
+    }
+    __device__ __forceinline__ uint32_t parity() const
+    {
+        return at / kBuffers;
     }
     __device__ __forceinline__ void advance()
     {
-        if (++index == kBuffers) {
-            index = 0;
-            parity ^= 1;
-        }
+        at = (at + 1) & (2 * kBuffers - 1);
     }
 };
+
+// Brings positions into uniform registers (ptx/barrier.cuh), all for the price of one.
+template <int... kBuffers> __device__ __forceinline__ void rings_make_uniform(Ring<kBuffers> &...rings)
+{
+    static_assert(sizeof...(kBuffers) <= 8, "four bits each");
+    uint32_t all = 0;
+    ((all = all << 4 | rings.at), ...);
+    all = uniform(all);
+    int low = 4 * sizeof...(kBuffers);
+    ((low -= 4, rings.at = all >> low & (2 * kBuffers - 1)), ...);
+}
 
 __device__ __forceinline__ void wait_full(const uint64_t &bar, uint32_t parity)
 {

@@ -46,13 +46,13 @@ template <class T> struct Producer {
         const int kv_head = tile.kv_head, member = static_cast<int>(tile.head) - kv_head * static_cast<int>(p->ratio);
 #pragma unroll
         for (int g = 0; g < T::kGroups; ++g) {
-            wait_empty(sm.q_empty[q.index][g], q.parity);
+            wait_empty(sm.q_empty[q.index()][g], q.parity());
             if (leader) {
-                const uint32_t bar = smem_addr(&sm.q_full[q.index][g]);
+                const uint32_t bar = smem_addr(&sm.q_full[q.index()][g]);
                 mbarrier_arrive_expect_tx(bar, T::kQBytes);
 #pragma unroll
                 for (int c = 0; c < T::kColumns; ++c) {
-                    tma_load_5d(smem_addr(sm.q[q.index][g]) + c * kRowsPerGroup * 128, &p->q_map, bar, c * kColumn,
+                    tma_load_5d(smem_addr(sm.q[q.index()][g]) + c * kRowsPerGroup * 128, &p->q_map, bar, c * kColumn,
                                 member, tile.row + g * kRowsPerGroup, kv_head, static_cast<int>(tile.batch));
                 }
             }
@@ -64,13 +64,13 @@ template <class T> struct Producer {
                                             uint64_t *empty, unsigned char (*buffers)[T::kKvBytes], int block,
                                             int kv_head, int batch)
     {
-        wait_empty(empty[ring.index], ring.parity);
+        wait_empty(empty[ring.index()], ring.parity());
         if (leader) {
-            const uint32_t bar = smem_addr(&full[ring.index]);
+            const uint32_t bar = smem_addr(&full[ring.index()]);
             mbarrier_arrive_expect_tx(bar, T::kKvBytes);
 #pragma unroll
             for (int c = 0; c < T::kColumns; ++c) {
-                tma_load_4d(smem_addr(buffers[ring.index]) + c * T::kKeys * 128, map, bar, c * kColumn,
+                tma_load_4d(smem_addr(buffers[ring.index()]) + c * T::kKeys * 128, map, bar, c * kColumn,
                             block * T::kKeys, kv_head, batch);
             }
         }
@@ -83,9 +83,9 @@ template <class T>
 __device__ __forceinline__ bool announce(typename T::Shared &sm, const GroupArgs &args, Ring<kTileSlots> &slot,
                                          uint32_t tile, int lane)
 {
-    TileInfo &info = sm.tile[slot.index];
+    TileInfo &info = sm.tile[slot.index()];
     const bool valid = tile < args.tiles;
-    wait_empty(sm.tile_empty[slot.index], slot.parity);
+    wait_empty(sm.tile_empty[slot.index()], slot.parity());
     if (valid) {
         const attn_sm90_span_t *const span = span_of(args, tile, lane);
         uint32_t m_block, span_head;
@@ -98,30 +98,42 @@ __device__ __forceinline__ bool announce(typename T::Shared &sm, const GroupArgs
             fence_tensormap_acquire(map);
             tma_prefetch_map(map);
         }
-        __syncwarp();
+        // Reads before writes that might alias them, so that their latencies pass together.
+        const int32_t s_q = p->s_q, s_kv = p->s_kv, row = static_cast<int32_t>(m_block) * T::kRows;
+        if (lane < T::kGroups) {
+            info.live_blocks[lane] =
+                attn_sm90_live_blocks(row + lane * kRowsPerGroup, kRowsPerGroup, s_q, s_kv, T::kCausal, T::kKeys);
+        }
         if (lane == 0) {
+            const uint32_t h_q = p->h_q, ratio = p->ratio, d = p->d;
+            const float scale = p->scale, cap_scale = p->cap_scale;
             const uint32_t problem_head = span_head - member * span->problem_heads;
-            const uint32_t batch = problem_head / p->h_q, head = problem_head - batch * p->h_q;
-            info.row = static_cast<int>(m_block) * T::kRows;
-            info.key_blocks = attn_sm90_key_blocks(info.row, T::kRows, p->s_q, p->s_kv, T::kCausal, T::kKeys);
-            info.s_q = p->s_q;
-            info.s_kv = p->s_kv;
-            info.scale = p->scale;
-            info.cap_scale = p->cap_scale;
-            info.d = p->d;
+            const uint32_t batch = problem_head / h_q, head = problem_head - batch * h_q;
+            info.row = row;
+            info.key_blocks = attn_sm90_key_blocks(row, T::kRows, s_q, s_kv, T::kCausal, T::kKeys);
+            info.s_q = s_q;
+            info.s_kv = s_kv;
+            info.scale = scale;
+            info.cap_scale = cap_scale;
+            info.d = d;
             info.head = head;
             info.batch = batch;
-            info.kv_head = static_cast<int>(head / p->ratio);
-            info.o = static_cast<uint16_t *>(p->o) + (batch * p->o_stride.b + head * p->o_stride.h);
-            info.o_stride = p->o_stride.s;
-            info.lse = p->lse == nullptr ? nullptr : p->lse + (batch * p->lse_stride_b + head * p->lse_stride_h);
+            info.kv_head = static_cast<int>(head / ratio);
+            uint16_t *const o = static_cast<uint16_t *>(p->o);
+            const Strides o_stride = p->o_stride;
+            float *const lse = p->lse;
+            const int64_t lse_at = batch * p->lse_stride_b + head * p->lse_stride_h;
+            info.o = o + (batch * o_stride.b + head * o_stride.h);
+            info.o_stride = o_stride.s;
+            info.lse = lse == nullptr ? nullptr : lse + lse_at;
             info.problem = p;
         }
     } else if (lane == 0) {
         info.key_blocks = 0;
     }
+    __syncwarp();
     if (lane == 0) {
-        mbarrier_arrive(smem_addr(&sm.tile_full[slot.index]));
+        mbarrier_arrive(smem_addr(&sm.tile_full[slot.index()]));
     }
     __syncwarp();
     slot.advance();
@@ -140,7 +152,7 @@ template <class T> __device__ __forceinline__ void schedule(typename T::Shared &
     bool ahead = args.uploaded != nullptr;
     while (announce<T>(sm, args, slot, tile, lane)) {
         if (!ahead) {
-            wait_full(sm.tile_wanted[wanted.index], wanted.parity);
+            wait_full(sm.tile_wanted[wanted.index()], wanted.parity());
             wanted.advance();
         }
         ahead = false;
@@ -167,8 +179,8 @@ template <class T> __device__ __forceinline__ void produce(typename T::Shared &s
         }
     };
     while (true) {
-        wait_full(sm.tile_full[slot.index], slot.parity);
-        const TileInfo &tile = sm.tile[slot.index];
+        wait_full(sm.tile_full[slot.index()], slot.parity());
+        const TileInfo &tile = sm.tile[slot.index()];
         if (tile.key_blocks == 0) {
             break;
         }
@@ -178,7 +190,7 @@ template <class T> __device__ __forceinline__ void produce(typename T::Shared &s
         for (int block = tile.key_blocks - 1; block >= 0; --block) {
             if (block == want_at) {
                 if (io.leader) {
-                    mbarrier_arrive(smem_addr(&sm.tile_wanted[wanted.index]));
+                    mbarrier_arrive(smem_addr(&sm.tile_wanted[wanted.index()]));
                 }
                 wanted.advance();
             }
@@ -192,7 +204,7 @@ template <class T> __device__ __forceinline__ void produce(typename T::Shared &s
         if (!T::kSeamless) {
             load_pending_v();
         }
-        release(sm.tile_empty[slot.index]);
+        release(sm.tile_empty[slot.index()]);
         slot.advance();
     }
     load_pending_v();

@@ -9,15 +9,25 @@
 #define ATTN_SM90_REPAIR_CUH
 
 #include "args.cuh"
+#include "place.cuh"
 #include "ptx/barrier.cuh"
 #include "softmax.cuh"
 #include "traits.cuh"
 
 namespace attn_sm90 {
 
-__device__ __forceinline__ float to_float(__half x) { return __half2float(x); }
-__device__ __forceinline__ float to_float(__nv_bfloat16 x) { return __bfloat162float(x); }
-__device__ __forceinline__ bool finite(float x) { return fabsf(x) < INFINITY; }
+__device__ __forceinline__ float to_float(__half x)
+{
+    return __half2float(x);
+}
+__device__ __forceinline__ float to_float(__nv_bfloat16 x)
+{
+    return __bfloat162float(x);
+}
+__device__ __forceinline__ bool finite(float x)
+{
+    return fabsf(x) < INFINITY;
+}
 
 // One row, all lanes of a warp; `top` and `sum` are the row's.
 template <class T>
@@ -33,8 +43,8 @@ __device__ __forceinline__ void repair_row(const TileInfo &tile, const ProblemAr
     const E *const k = static_cast<const E *>(problem->k) + batch * problem->k_stride.b + head_kv * problem->k_stride.h;
     const E *const v = static_cast<const E *>(problem->v) + batch * problem->v_stride.b + head_kv * problem->v_stride.h;
     E *const o = static_cast<E *>(tile.o) + row * tile.o_stride;
-    const int keys = static_cast<int>(
-        uniform(static_cast<uint32_t>(attn_sm90_visible_keys(row, tile.s_q, tile.s_kv, T::kCausal))));
+    const int keys =
+        static_cast<int>(uniform(static_cast<uint32_t>(attn_sm90_visible_keys(row, tile.s_q, tile.s_kv, T::kCausal))));
 
     bool wanted[kEach], any = false;
 #pragma unroll
@@ -88,11 +98,11 @@ __device__ __forceinline__ void repair_row(const TileInfo &tile, const ProblemAr
 
 // The 16 rows of a warp. `sum` holds whole-row sums.
 template <class T>
-__device__ __forceinline__ void repair_warp(const TileInfo &tile, int group, int row_in_group, int lane,
-                                            const float (&top)[2], const float (&sum)[2])
+__device__ __forceinline__ void repair_warp(const TileInfo &tile, int group, const float (&top)[2],
+                                            const float (&sum)[2])
 {
     const ProblemArgs *const problem = static_cast<const ProblemArgs *>(tile.problem);
-    const int first = tile.row + group * kRowsPerGroup + (row_in_group & ~7);
+    const int first = tile.row + group * kRowsPerGroup + (row_in_group() & ~7);
     __syncwarp(); // rows of O were stored by other lanes
 #pragma unroll 1
     for (int i = 0; i < 16; ++i) {
@@ -102,7 +112,7 @@ __device__ __forceinline__ void repair_warp(const TileInfo &tile, int group, int
         const int row = first + i;
         // A row that sees nothing is zero already; one whose sum is not finite sees a NaN itself.
         if (uniform(row < tile.s_q && row_sum > 0.f && finite(row_sum)) != 0) {
-            repair_row<T>(tile, problem, row, row_top, row_sum, lane);
+            repair_row<T>(tile, problem, row, row_top, row_sum, lane_id());
         }
     }
 }

@@ -74,6 +74,14 @@ ATTN_SM90_BOTH int32_t attn_sm90_key_blocks(int32_t row_first, int32_t tile_m, i
     return blocks < 1 ? 1 : blocks;
 }
 
+/* Key blocks of them that the rows [row_first, row_first + rows) see, the first ones: 0 when no such row exists, at
+ * least one otherwise. */
+ATTN_SM90_BOTH int32_t attn_sm90_live_blocks(int32_t row_first, int32_t rows, int32_t s_q, int32_t s_kv, bool causal,
+                                             int32_t tile_n)
+{
+    return row_first < s_q ? attn_sm90_key_blocks(row_first, rows, s_q, s_kv, causal, tile_n) : 0;
+}
+
 #ifdef __cplusplus
 extern "C" {
 #endif

@@ -1,10 +1,9 @@
 // softmax.cuh: online softmax of a consumer thread's two rows, in base 2.
 //
 // P = exp2(score*scale - base). The base of a row is not its running maximum but kHeadroom above the maximum that it
-// had when the base was last set, and changes only when P reaches 2. So the exponents of a block do not wait for its
-// maximum, and O and the sums are almost never rescaled. P, the rescale factor and LSE all use the base, which is
-// rounded once. Whether a P has reached 2 is one bit of its exponent, in fp16 as in bf16: the or over all P of a warp
-// tells.
+// had when the base was last set, and changes only when P of a block sum up to kSumLimit. So the exponents of a block
+// do not wait for its maximum, and O and the sums are almost never rescaled. P, the rescale factor and LSE all use the
+// base, which is rounded once. No P is larger than that sum, which is needed anyway, so no P is looked at.
 //
 // Why it matters: beside a busy tensor core every FADD, FMUL and FFMA takes about a clock from wgmma, and every other
 // instruction takes twice as long as alone (measured: NOTES.md). Per score there are two of the first kind here.
@@ -21,11 +20,13 @@ constexpr float kLn2 = 0.693147180559945309f;
 // Base of a row that has seen nothing: any score makes P infinite, which raises the base, and -inf makes it 0.
 constexpr float kNoBase = -1.0e38f;
 
-// How far the base lies above the maximum, in powers of 2; a maximum may grow by one more. fp16 has P below 2^-14 with
-// fewer bits, so there it is less.
+// How far the base lies above the maximum, in powers of 2. fp16 has P below 2^-14 with fewer bits, so there it is less.
 template <class E> constexpr float kHeadroom = 7.f;
-template <> constexpr float kHeadroom<__half> = 4.f;
-constexpr uint32_t kReachedTwo = 0x40004000u; // of two packed P
+template <> constexpr float kHeadroom<__half> = 5.f;
+// What a thread's P of a block, two rows of at most 32, may sum up to. Not reached while no score exceeds the maximum
+// that the base was set for, 64 * 2^-kHeadroom at most; small, so that a row's largest P is often an exact power of 2.
+template <class E> constexpr float kSumLimit = 2.f;
+template <> constexpr float kSumLimit<__half> = 2.5f;
 
 struct Rows {
     float base[2], sum[2]; // `sum` is this thread's part only
@@ -64,7 +65,7 @@ template <class T> __device__ __forceinline__ void softcap_apply(float cap_scale
 template <class E> __device__ __forceinline__ float softmax_base(float scale, float most, float base)
 {
     const float top = quad_max(most) * scale;
-    return top > base ? top + kHeadroom<E> : base;
+    return fmaxf(top + kHeadroom<E>, base);
 }
 
 // This thread's largest scores of its two rows.
@@ -95,7 +96,7 @@ __device__ __forceinline__ void softmax_begin(float scale, const float (&s)[T::k
     }
 }
 
-// Raises the bases of rows whose P has reached 2, and says by how much that shrinks their O; shrinks their sums.
+// Raises the bases of rows whose maximum has grown, and says by how much that shrinks their O; shrinks their sums.
 template <class T>
 __device__ __forceinline__ void softmax_raise(float scale, const float (&s)[T::kScoreRegs], Rows &rows,
                                               float (&rescale)[2])
@@ -112,19 +113,17 @@ __device__ __forceinline__ void softmax_raise(float scale, const float (&s)[T::k
 }
 
 // Scores to P, packed as the A operand of wgmma (the accumulator's layout is the operand's, two columns to a
-// register), and this block's sums. Returns the or over all P. kCap: caps the scores on the way.
+// register), and this block's sums. Returns the sum over both rows. kCap: caps the scores on the way.
 //
 // The exponent unit takes 8 clocks per warp and instruction: the rest hides between its operations when it does not
 // wait for one that was just issued, so exponentials follow a chunk of 16 keys behind the cap, and sums and packing
 // another one behind.
 template <class T, bool kCap>
-__device__ __forceinline__ uint32_t softmax_exp(float scale, float cap_scale, float (&s)[T::kScoreRegs],
-                                                const float (&base)[2], float (&block_sum)[2],
-                                                uint32_t (&p)[T::kProbRegs])
+__device__ __forceinline__ float softmax_exp(float scale, float cap_scale, float (&s)[T::kScoreRegs],
+                                             const float (&base)[2], float (&block_sum)[2], uint32_t (&p)[T::kProbRegs])
 {
     constexpr int kChunks = T::kKeys / 16;
     float x[2][8], sum[2][2];
-    uint32_t any = 0;
     if (kCap) {
         softcap_chunk<T>(cap_scale, 0, s);
     }
@@ -149,13 +148,12 @@ __device__ __forceinline__ uint32_t softmax_exp(float scale, float cap_scale, fl
 #pragma unroll
             for (int i = 0; i < 4; ++i) {
                 p[4 * (chunk - 1) + i] = pack2<typename T::E>(y[2 * i], y[2 * i + 1]);
-                any |= p[4 * (chunk - 1) + i];
             }
         }
     }
     block_sum[0] = sum[0][0] + sum[0][1];
     block_sum[1] = sum[1][0] + sum[1][1];
-    return any;
+    return block_sum[0] + block_sum[1];
 }
 
 } // namespace attn_sm90

@@ -23,12 +23,11 @@ template <int kHeadDim, bool kCausal> constexpr Tile tile_of()
         // Bound by the exponent unit: a third warp group gives it work while two wait. 64+32+32 registers.
         return {192, 128, 2, 2, 1, true, 32, 160};
     }
-    if (kHeadDim == 96 && !kCausal) {
-        // Bound by the exponent unit as well. When causal, blocks of 192 x 112 lose at the diagonal what they gain.
-        // 96 + 4*28 = 208 KB. 56+28+48 registers.
+    if (kHeadDim == 96) {
+        // Bound by the exponent unit as well. 96 + 4*28 = 208 KB. 56+28+48 registers.
         return {192, 112, 2, 2, 1, true, 32, 160};
     }
-    if (kHeadDim == 96 || kHeadDim == 128) {
+    if (kHeadDim == 128) {
         // Two Q and two stages are 192 KB. 64+2*32+64 registers.
         return {128, 128, 2, 2, 2, true, 40, 232};
     }

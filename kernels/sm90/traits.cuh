@@ -10,6 +10,7 @@ namespace attn_sm90 {
 
 constexpr int kWarpGroup = 128;   // threads
 constexpr int kRowsPerGroup = 64; // query rows of a consumer warp group: the M of wgmma
+constexpr int kMostGroups = 3;    // consumer warp groups of the largest tile
 constexpr int kColumn = 64;       // elements in a 128-byte row of swizzled shared memory
 constexpr int kTileSlots = 4;     // tiles announced by the producer and not yet finished
 constexpr int kTilesAhead = 2;    // requests of the load warp that the scheduler warp may not have seen yet
@@ -17,8 +18,9 @@ constexpr int kSharedMax = 227 * 1024;
 
 // What the consumers must know about a tile; written by the producer.
 struct TileInfo {
-    int32_t key_blocks; // 0: no more tiles
-    int32_t row;        // first query row
+    int32_t key_blocks;               // 0: no more tiles
+    int32_t live_blocks[kMostGroups]; // of these the first ones, which a consumer warp group's rows see
+    int32_t row;                      // first query row
     int32_t s_q, s_kv;
     float scale, cap_scale;
     uint32_t d;
@@ -63,6 +65,7 @@ template <class E_, int kHeadDim_, bool kCausal_, bool kSoftcap_> struct Traits 
         uint64_t tile_wanted[kTilesAhead]; // from the load warp: announce the next tile
         TileInfo tile[kTileSlots];
     };
+    static_assert(kGroups <= kMostGroups, "TileInfo");
     static_assert(sizeof(Shared) <= kSharedMax, "shared memory");
     static_assert(kRows % kRowsPerGroup == 0 && kKeys % 16 == 0 && kKeys <= 256, "shape of wgmma and TMA box");
     static_assert(kTile.producer_registers + kGroups * kTile.consumer_registers <=

@@ -12,7 +12,8 @@
 
 namespace attn_sm90 {
 
-// Orders register writes before the warp group's next wgmma. #asynchronous-warpgroup-level-matrix-instructions-wgmma-fence
+// Orders register writes before the warp group's next wgmma.
+// #asynchronous-warpgroup-level-matrix-instructions-wgmma-fence
 __device__ __forceinline__ void wgmma_fence()
 {
     asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
@@ -24,7 +25,8 @@ __device__ __forceinline__ void wgmma_commit()
     asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
 }
 
-// Returns when at most kPending groups are in flight. #asynchronous-warpgroup-level-matrix-instructions-wgmma-wait-group
+// Returns when at most kPending groups are in flight.
+// #asynchronous-warpgroup-level-matrix-instructions-wgmma-wait-group
 template <int kPending> __device__ __forceinline__ void wgmma_wait()
 {
     asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kPending) : "memory");
@@ -75,8 +77,8 @@ template <class E, int kN> struct WgmmaRs;
 #define ATTN_R13 "%104, %105, %106, %107, %108, %109, %110, %111"
 #define ATTN_R14 "%112, %113, %114, %115, %116, %117, %118, %119"
 #define ATTN_R15 "%120, %121, %122, %123, %124, %125, %126, %127"
-#define ATTN_F(d, g) \
-    "+f"(d[8 * g]), "+f"(d[8 * g + 1]), "+f"(d[8 * g + 2]), "+f"(d[8 * g + 3]), "+f"(d[8 * g + 4]), \
+#define ATTN_F(d, g)                                                                                                   \
+    "+f"(d[8 * g]), "+f"(d[8 * g + 1]), "+f"(d[8 * g + 2]), "+f"(d[8 * g + 3]), "+f"(d[8 * g + 4]),                    \
         "+f"(d[8 * g + 5]), "+f"(d[8 * g + 6]), "+f"(d[8 * g + 7])
 #define ATTN_RL1 ATTN_R0
 #define ATTN_FL1(d) ATTN_F(d, 0)
@@ -116,29 +118,29 @@ template <class E, int kN> struct WgmmaRs;
         static __device__ __forceinline__ void run(float (&d)[N / 2], uint64_t a, uint64_t b, int accumulate)          \
         {                                                                                                              \
             asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %" #P ", 0;\n"                                              \
-                         "wgmma.mma_async.sync.aligned.m64n" #N "k16.f32." TYPE "." TYPE " {" ATTN_RL##G "}, %" #A     \
-                         ", %" #B ", p, 1, 1, 0, 0;\n}\n"                                                              \
+                         "wgmma.mma_async.sync.aligned.m64n" #N "k16.f32." TYPE "." TYPE " {" ATTN_RL##G               \
+                         "}, %" #A ", %" #B ", p, 1, 1, 0, 0;\n}\n"                                                    \
                          : ATTN_FL##G(d)                                                                               \
                          : "l"(a), "l"(b), "r"(accumulate));                                                           \
         }                                                                                                              \
     }
-#define ATTN_WGMMA_RS(E, TYPE, N, G, A0, A1, A2, A3, B, P)                                                             \
+#define ATTN_WGMMA_RS(E, TYPE, N, G, A0, A1, A2, A3, B)                                                                \
     template <> struct WgmmaRs<E, N> {                                                                                 \
-        static __device__ __forceinline__ void run(float (&d)[N / 2], const uint32_t *a, uint64_t b, int accumulate)   \
+        static __device__ __forceinline__ void run(float (&d)[N / 2], const uint32_t *a, uint64_t b)                   \
         {                                                                                                              \
-            asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %" #P ", 0;\n"                                              \
-                         "wgmma.mma_async.sync.aligned.m64n" #N "k16.f32." TYPE "." TYPE " {" ATTN_RL##G "}, {%" #A0   \
-                         ", %" #A1 ", %" #A2 ", %" #A3 "}, %" #B ", p, 1, 1, 1;\n}\n"                                  \
+            asm volatile("{\n.reg .pred p;\nsetp.eq.b32 p, 0, 0;\n"                                                    \
+                         "wgmma.mma_async.sync.aligned.m64n" #N "k16.f32." TYPE "." TYPE " {" ATTN_RL##G               \
+                         "}, {%" #A0 ", %" #A1 ", %" #A2 ", %" #A3 "}, %" #B ", p, 1, 1, 1;\n}\n"                      \
                          : ATTN_FL##G(d)                                                                               \
-                         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(accumulate));                       \
+                         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));                                        \
         }                                                                                                              \
     }
 #define ATTN_WGMMA_SS_BOTH(N, G, A, B, P)                                                                              \
     ATTN_WGMMA_SS(__half, "f16", N, G, A, B, P);                                                                       \
     ATTN_WGMMA_SS(__nv_bfloat16, "bf16", N, G, A, B, P)
-#define ATTN_WGMMA_RS_BOTH(N, G, A0, A1, A2, A3, B, P)                                                                 \
-    ATTN_WGMMA_RS(__half, "f16", N, G, A0, A1, A2, A3, B, P);                                                          \
-    ATTN_WGMMA_RS(__nv_bfloat16, "bf16", N, G, A0, A1, A2, A3, B, P)
+#define ATTN_WGMMA_RS_BOTH(N, G, A0, A1, A2, A3, B)                                                                    \
+    ATTN_WGMMA_RS(__half, "f16", N, G, A0, A1, A2, A3, B);                                                             \
+    ATTN_WGMMA_RS(__nv_bfloat16, "bf16", N, G, A0, A1, A2, A3, B)
 
 // #asynchronous-warpgroup-level-matrix-instructions-wgmma-mma-async; N, register groups, operand numbers
 ATTN_WGMMA_SS_BOTH(64, 4, 32, 33, 34);
@@ -150,11 +152,11 @@ ATTN_WGMMA_SS_BOTH(144, 9, 72, 73, 74);
 ATTN_WGMMA_SS_BOTH(160, 10, 80, 81, 82);
 ATTN_WGMMA_SS_BOTH(176, 11, 88, 89, 90);
 ATTN_WGMMA_SS_BOTH(192, 12, 96, 97, 98);
-ATTN_WGMMA_RS_BOTH(64, 4, 32, 33, 34, 35, 36, 37);
-ATTN_WGMMA_RS_BOTH(96, 6, 48, 49, 50, 51, 52, 53);
-ATTN_WGMMA_RS_BOTH(128, 8, 64, 65, 66, 67, 68, 69);
-ATTN_WGMMA_RS_BOTH(192, 12, 96, 97, 98, 99, 100, 101);
-ATTN_WGMMA_RS_BOTH(256, 16, 128, 129, 130, 131, 132, 133);
+ATTN_WGMMA_RS_BOTH(64, 4, 32, 33, 34, 35, 36);
+ATTN_WGMMA_RS_BOTH(96, 6, 48, 49, 50, 51, 52);
+ATTN_WGMMA_RS_BOTH(128, 8, 64, 65, 66, 67, 68);
+ATTN_WGMMA_RS_BOTH(192, 12, 96, 97, 98, 99, 100);
+ATTN_WGMMA_RS_BOTH(256, 16, 128, 129, 130, 131, 132);
 
 #undef ATTN_R0
 #undef ATTN_R1

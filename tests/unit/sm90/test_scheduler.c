@@ -212,6 +212,14 @@ START_TEST(visible_keys)
     ck_assert_int_eq(attn_sm90_key_blocks(0, 128, 100, 100, true, 128), 1);
     ck_assert_int_eq(attn_sm90_key_blocks(128, 128, 200, 200, true, 80), 3);
     ck_assert_int_eq(attn_sm90_key_blocks(0, 128, 500, 10, true, 128), 1); /* sees nothing, walks one block */
+    /* A warp group's part of a tile of 192 rows and blocks of 128 keys: its rows end at 64, 128, 192. */
+    ck_assert_int_eq(attn_sm90_live_blocks(0, 64, 192, 192, true, 128), 1);
+    ck_assert_int_eq(attn_sm90_live_blocks(64, 64, 192, 192, true, 128), 1);
+    ck_assert_int_eq(attn_sm90_live_blocks(128, 64, 192, 192, true, 128), 2);
+    ck_assert_int_eq(attn_sm90_live_blocks(64, 64, 65, 4096, true, 128), 32);
+    ck_assert_int_eq(attn_sm90_live_blocks(64, 64, 64, 4096, true, 128), 0);  /* no such row */
+    ck_assert_int_eq(attn_sm90_live_blocks(64, 64, 64, 4096, false, 128), 0);
+    ck_assert_int_eq(attn_sm90_live_blocks(0, 64, 500, 10, true, 128), 1); /* rows that see nothing are written too */
 }
 END_TEST
 
