@@ -16,7 +16,7 @@ struct Tile {
     int producer_registers, consumer_registers;
 };
 
-template <int kHeadDim, bool kCausal> constexpr Tile tile_of()
+template <int kHeadDim> constexpr Tile tile_of()
 {
     static_assert(kHeadDim == 64 || kHeadDim == 96 || kHeadDim == 128 || kHeadDim == 192 || kHeadDim == 256, "class");
     if (kHeadDim == 64) {

@@ -37,7 +37,7 @@ template <class E_, int kHeadDim_, bool kCausal_, bool kSoftcap_> struct Traits 
     static constexpr int kHeadDim = kHeadDim_;
     static constexpr bool kCausal = kCausal_;
     static constexpr bool kSoftcap = kSoftcap_;
-    static constexpr Tile kTile = tile_of<kHeadDim, kCausal>();
+    static constexpr Tile kTile = tile_of<kHeadDim>();
     static constexpr int kRows = kTile.rows;
     static constexpr int kKeys = kTile.keys;
     static constexpr int kStages = kTile.stages;
