@@ -43,6 +43,7 @@ struct GroupArgs {
     attn_sm90_span_t span[kInlineProblems];
     const ProblemArgs *uploaded; // all problems in device memory, or NULL: `problem` and `span` have them
     const attn_sm90_span_t *uploaded_spans;
+    uint32_t early_maps; // uploaded problems whose maps every block acquires before its first tile: all, or 0
     uint32_t *counter; // zero before and after every launch
     uint32_t spans, tiles;
 };

@@ -115,7 +115,7 @@ template <class T> struct Consumer {
         if (T::kSoftcap) {
             softcap_apply<T>(cap_scale, s);
         }
-        if (block >= mask.first_block) {
+        if (mask.applies(block)) {
             mask_apply<T>(mask, block, s);
         }
     }
@@ -155,7 +155,7 @@ __device__ __forceinline__ void consume_block(Consumer<T> &io, const Work &work,
         io.release_v();
     }
     float total;
-    if (T::kSoftcap && block < work.mask.first_block) {
+    if (T::kSoftcap && !work.mask.applies(block)) {
         total = softmax_exp<T, true>(work.scale, work.cap_scale, s, rows.base, sum, p_next);
     } else {
         io.shape_scores(work.mask, block, work.cap_scale, s);
@@ -230,7 +230,7 @@ template <class T> __device__ __forceinline__ void consume(typename T::Shared &s
                 hold(s);
                 io.release_k();
                 io.shape_scores(work.mask, block, work.cap_scale, s);
-                softmax_begin<T>(work.scale, s, rows);
+                softmax_begin<T>(work.scale, s, work.mask.applies(block), rows);
                 softmax_exp<T, false>(work.scale, work.cap_scale, s, rows.base, rows.sum, p);
             }
         }
@@ -289,7 +289,7 @@ template <class T> __device__ __forceinline__ void consume(typename T::Shared &s
                 hold(s);
                 io.release_k();
                 io.shape_scores(work.mask, block, work.cap_scale, s);
-                softmax_begin<T>(work.scale, s, next_rows);
+                softmax_begin<T>(work.scale, s, work.mask.applies(block), next_rows);
                 hold(next_rows.base);
                 wgmma_wait<0>();
                 hold(o);

@@ -36,12 +36,15 @@ template <class T>
 __device__ __forceinline__ bool epilogue(const TileInfo &tile, int group, Rows &rows, const float (&o)[T::kOutRegs])
 {
     const int c = lane_id() & 3, first_row = tile.row + group * kRowsPerGroup + row_in_group();
+    // Read before the stores below, which might alias them as far as the compiler knows.
     const uint32_t d = tile.d;
+    const int s_q = tile.s_q;
+    float *const to_lse = tile.lse;
     uint32_t spoiled = 0; // two products x*0, each NaN once any x is not finite
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
         const int row = first_row + 8 * r;
-        const bool inside = row < tile.s_q;
+        const bool inside = row < s_q;
         const float sum = quad_sum(rows.sum[r]);
         const bool empty = sum == 0.f; // a NaN is not empty
         rows.sum[r] = sum;
@@ -71,8 +74,8 @@ __device__ __forceinline__ bool epilogue(const TileInfo &tile, int group, Rows &
     const float sum = c == 0 ? rows.sum[0] : rows.sum[1];
     const float lse = sum == 0.f ? -INFINITY : ((c == 0 ? rows.base[0] : rows.base[1]) + lg2(sum)) * kLn2;
     const int row = first_row + 8 * c;
-    if (tile.lse != nullptr && c < 2 && row < tile.s_q) {
-        tile.lse[row] = lse;
+    if (to_lse != nullptr && c < 2 && row < s_q) {
+        to_lse[row] = lse;
     }
     return T::kCausal && uniform(spoiled & 0x7fff7fffu) != 0;
 }

@@ -13,6 +13,8 @@ namespace attn_sm90 {
 struct Mask {
     int32_t end;         // keys that the row sees, counted from this thread's first column of a block
     int32_t first_block; // blocks below it are visible to all rows of the warp group
+
+    __device__ __forceinline__ bool applies(int block) const { return block >= first_block; }
 };
 
 template <class T> __device__ __forceinline__ Mask mask_of(const TileInfo &tile, int group)

@@ -78,6 +78,11 @@ template <class T> struct Producer {
     }
 };
 
+__device__ __forceinline__ const CUtensorMap *map_number(const ProblemArgs *p, uint32_t i)
+{
+    return i == 0 ? &p->q_map : i == 1 ? &p->k_map : &p->v_map;
+}
+
 // Finds tile number `tile` and announces it in `slot`; key_blocks = 0 announces the end. Returns whether there is one.
 template <class T>
 __device__ __forceinline__ bool announce(typename T::Shared &sm, const GroupArgs &args, Ring<kTileSlots> &slot,
@@ -94,8 +99,10 @@ __device__ __forceinline__ bool announce(typename T::Shared &sm, const GroupArgs
         const ProblemArgs *const p = args.uploaded == nullptr ? &args.problem[at] : &args.uploaded[at];
         if (args.uploaded != nullptr && lane < 3) {
             // For the load warp, which would wait for them otherwise: a tile of another problem has maps of its own.
-            const CUtensorMap *const map = lane == 0 ? &p->q_map : lane == 1 ? &p->k_map : &p->v_map;
-            fence_tensormap_acquire(map);
+            const CUtensorMap *const map = map_number(p, lane);
+            if (args.early_maps == 0) {
+                fence_tensormap_acquire(map);
+            }
             tma_prefetch_map(map);
         }
         // Reads before writes that might alias them, so that their latencies pass together.
@@ -149,6 +156,12 @@ template <class T> __device__ __forceinline__ void schedule(typename T::Shared &
     Ring<kTileSlots> slot;
     Ring<kTilesAhead> wanted;
     uint32_t tile = blockIdx.x;
+    if (args.uploaded != nullptr) {
+        for (uint32_t i = lane; i < 3 * args.early_maps; i += 32) {
+            fence_tensormap_acquire(map_number(&args.uploaded[i / 3], i % 3));
+        }
+        __syncwarp();
+    }
     bool ahead = args.uploaded != nullptr;
     while (announce<T>(sm, args, slot, tile, lane)) {
         if (!ahead) {

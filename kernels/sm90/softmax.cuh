@@ -23,6 +23,8 @@ constexpr float kNoBase = -1.0e38f;
 // How far the base lies above the maximum, in powers of 2. fp16 has P below 2^-14 with fewer bits, so there it is less.
 template <class E> constexpr float kHeadroom = 7.f;
 template <> constexpr float kHeadroom<__half> = 5.f;
+// More of it for a tile's first block where it is masked: a row may see few keys there and larger scores later.
+constexpr float kMaskedHeadroom = 2.f;
 // What a thread's P of a block, two rows of at most 32, may sum up to. Not reached while no score exceeds the maximum
 // that the base was set for, 64 * 2^-kHeadroom at most; small, so that a row's largest P is often an exact power of 2.
 template <class E> constexpr float kSumLimit = 2.f;
@@ -62,10 +64,9 @@ template <class T> __device__ __forceinline__ void softcap_apply(float cap_scale
 }
 
 // Base for a row whose largest score in this quad's block is `most`; rows that see nothing keep `base`.
-template <class E> __device__ __forceinline__ float softmax_base(float scale, float most, float base)
+__device__ __forceinline__ float softmax_base(float scale, float most, float headroom, float base)
 {
-    const float top = quad_max(most) * scale;
-    return fmaxf(top + kHeadroom<E>, base);
+    return fmaxf(quad_max(most) * scale + headroom, base);
 }
 
 // This thread's largest scores of its two rows.
@@ -86,13 +87,14 @@ template <class T> __device__ __forceinline__ void softmax_max(const float (&s)[
 
 // The base of a tile's first block.
 template <class T>
-__device__ __forceinline__ void softmax_begin(float scale, const float (&s)[T::kScoreRegs], Rows &rows)
+__device__ __forceinline__ void softmax_begin(float scale, const float (&s)[T::kScoreRegs], bool masked, Rows &rows)
 {
+    const float headroom = kHeadroom<typename T::E> + (masked ? kMaskedHeadroom : 0.f);
     float most[2];
     softmax_max<T>(s, most);
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
-        rows.base[r] = softmax_base<typename T::E>(scale, most[r], kNoBase);
+        rows.base[r] = softmax_base(scale, most[r], headroom, kNoBase);
     }
 }
 
@@ -105,7 +107,7 @@ __device__ __forceinline__ void softmax_raise(float scale, const float (&s)[T::k
     softmax_max<T>(s, most);
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
-        const float base = softmax_base<typename T::E>(scale, most[r], rows.base[r]);
+        const float base = softmax_base(scale, most[r], kHeadroom<typename T::E>, rows.base[r]);
         rescale[r] = ex2(rows.base[r] - base);
         rows.base[r] = base;
         rows.sum[r] *= rescale[r];
