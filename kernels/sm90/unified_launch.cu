@@ -287,6 +287,11 @@ const attn_problem_t &problem_at(const Launch &launch, uint32_t at)
     return launch.work.problems[launch.plan.entries[at].problem];
 }
 
+uint32_t units_of(const attn_exec_t *exec)
+{
+    return static_cast<uint32_t>(exec->device->units);
+}
+
 // Merges and numbers the tiles.
 attn_status_t describe(const attn_group_t *group, const attn_exec_t *exec, Launch *launch, attn_error_t *err)
 {
@@ -302,7 +307,7 @@ attn_status_t describe(const attn_group_t *group, const attn_exec_t *exec, Launc
     const Kernel &kernel = *launch->kernel;
     const attn_status_t st =
         attn_sm90_plan(&launch->work, static_cast<uint32_t>(kernel.rows), static_cast<uint32_t>(kernel.keys),
-                       static_cast<uint32_t>(exec->device->units), &launch->plan);
+                       units_of(exec), &launch->plan);
     if (st != ATTN_OK) {
         return attn_error_set(err, st, "the group has more than %u tiles of %d rows", ATTN_SM90_TILES_MAX, kernel.rows);
     }
@@ -323,11 +328,6 @@ attn_status_t fill_inline(Launch *launch, attn_error_t *err)
         st = fill_maps(encode_tiled, launch->work.config.dtype, launch->kernel->keys, &launch->args.problem[i], err);
     }
     return st;
-}
-
-uint32_t units_of(const attn_exec_t *exec)
-{
-    return static_cast<uint32_t>(exec->device->units);
 }
 
 // Acquiring a problem's three maps takes a block 0.08 us before its first load and 0.5 us between its tiles, where the

@@ -217,7 +217,7 @@ START_TEST(visible_keys)
     ck_assert_int_eq(attn_sm90_live_blocks(64, 64, 192, 192, true, 128), 1);
     ck_assert_int_eq(attn_sm90_live_blocks(128, 64, 192, 192, true, 128), 2);
     ck_assert_int_eq(attn_sm90_live_blocks(64, 64, 65, 4096, true, 128), 32);
-    ck_assert_int_eq(attn_sm90_live_blocks(64, 64, 64, 4096, true, 128), 0);  /* no such row */
+    ck_assert_int_eq(attn_sm90_live_blocks(64, 64, 64, 4096, true, 128), 0); /* no such row */
     ck_assert_int_eq(attn_sm90_live_blocks(64, 64, 64, 4096, false, 128), 0);
     ck_assert_int_eq(attn_sm90_live_blocks(0, 64, 500, 10, true, 128), 1); /* rows that see nothing are written too */
 }
