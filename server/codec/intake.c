@@ -204,52 +204,80 @@ static attn_status_t take_prefix(attn_intake_t *intake, attn_error_t *err)
     return bytes == 0 ? take_metadata(intake, err) : ATTN_OK;
 }
 
-/* Copies at most up to body position `until`; returns what was taken. */
-static size_t take(attn_intake_t *intake, unsigned char *place, const unsigned char *data, size_t bytes, uint64_t until)
+/* Bytes in front of the metadata. */
+static uint64_t fixed_bytes(const attn_intake_t *intake)
 {
-    uint64_t room = until - intake->received;
-    size_t taken = bytes < room ? bytes : (size_t)room;
-    memcpy(place, data, taken);
-    intake->received += taken;
-    return taken;
+    return intake->options.framing == ATTN_FRAMING_SAFETENSORS ? 8 : ATTN_XATTN_PREFIX;
 }
 
-attn_status_t attn_intake_feed(attn_intake_t *intake, const void *bytes_in, size_t bytes, attn_error_t *err)
+static uint64_t segment_end(const attn_intake_t *intake, uint32_t segment)
 {
-    const unsigned char *data = bytes_in;
-    const uint64_t fixed = intake->options.framing == ATTN_FRAMING_SAFETENSORS ? 8 : ATTN_XATTN_PREFIX;
+    return intake->tensors_begin + intake->segments[segment].offset + intake->segments[segment].bytes;
+}
+
+/* The prefix and the metadata come first, and each says where the next bytes go. */
+static bool in_front(const attn_intake_t *intake)
+{
+    return intake->received < fixed_bytes(intake) || intake->received < intake->tensors_begin;
+}
+
+uint32_t attn_intake_room(attn_intake_t *intake, struct iovec *ret, uint32_t max)
+{
+    const uint64_t fixed = fixed_bytes(intake), body = intake->options.body_bytes;
+    uint64_t at = intake->received;
+    uint32_t count = 0;
+    if (max > 0 && at < fixed && at < body) {
+        ret[count++] = (struct iovec){intake->prefix + at, (size_t)((fixed < body ? fixed : body) - at)};
+    } else if (max > 0 && at < intake->tensors_begin) {
+        ret[count++] = (struct iovec){intake->metadata + (at - fixed), (size_t)(intake->tensors_begin - at)};
+    }
+    for (uint32_t i = intake->segment; !in_front(intake) && i < intake->segment_count && count < max; i++) {
+        uint64_t end = segment_end(intake, i);
+        if (at < end) {
+            char *address = intake->segments[i].address;
+            ret[count++] = (struct iovec){address + (intake->segments[i].bytes - (end - at)), (size_t)(end - at)};
+            at = end;
+        }
+    }
+    return count;
+}
+
+attn_status_t attn_intake_filled(attn_intake_t *intake, size_t bytes, attn_error_t *err)
+{
+    const bool front = in_front(intake);
+    attn_status_t status = ATTN_OK;
+    intake->received += bytes;
+    if (front && intake->received == fixed_bytes(intake)) {
+        status = take_prefix(intake, err);
+    } else if (front && intake->received == intake->tensors_begin) {
+        status = take_metadata(intake, err);
+    }
+    /* Past what is full, or empty from the start. */
+    while (status == ATTN_OK && !in_front(intake) && intake->segment < intake->segment_count &&
+           intake->received >= segment_end(intake, intake->segment)) {
+        intake->segment++;
+    }
+    return status;
+}
+
+attn_status_t attn_intake_feed(attn_intake_t *intake, const void *data, size_t bytes, attn_error_t *err)
+{
+    struct iovec room;
     if (bytes > intake->options.body_bytes - intake->received) {
         return attn_error_set(err, ATTN_ERR_INVALID_ARGUMENT, "the body is longer than its Content-Length");
     }
     while (bytes > 0) {
-        size_t taken;
-        attn_status_t status = ATTN_OK;
-        if (intake->received < fixed) {
-            taken = take(intake, intake->prefix + intake->received, data, bytes, fixed);
-            if (intake->received == fixed) {
-                status = take_prefix(intake, err);
-            }
-        } else if (intake->received < intake->tensors_begin) {
-            taken = take(intake, intake->metadata + (intake->received - fixed), data, bytes, intake->tensors_begin);
-            if (intake->received == intake->tensors_begin) {
-                status = take_metadata(intake, err);
-            }
-        } else {
-            const attn_segment_t *segment = &intake->segments[intake->segment];
-            uint64_t end = intake->tensors_begin + segment->offset + segment->bytes;
-            if (intake->received == end) { /* full, or empty from the start */
-                intake->segment++;
-                continue;
-            }
-            unsigned char *place =
-                (unsigned char *)segment->address + (intake->received - intake->tensors_begin - segment->offset);
-            taken = take(intake, place, data, bytes, end);
-            intake->copied += segment->is_tensor ? taken : 0;
+        if (attn_intake_room(intake, &room, 1) == 0) {
+            return attn_error_set(err, ATTN_ERR_INVALID_ARGUMENT, "the body is longer than its tensors");
         }
+        size_t taken = bytes < room.iov_len ? bytes : room.iov_len;
+        memcpy(room.iov_base, data, taken);
+        intake->copied += !in_front(intake) && intake->segments[intake->segment].is_tensor ? taken : 0;
+        attn_status_t status = attn_intake_filled(intake, taken, err);
         if (status != ATTN_OK) {
             return status;
         }
-        data += taken;
+        data = (const char *)data + taken;
         bytes -= taken;
     }
     return ATTN_OK;

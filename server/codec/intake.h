@@ -6,6 +6,7 @@
 #define ATTND_CODEC_INTAKE_H
 
 #include <stddef.h>
+#include <sys/uio.h>
 
 #include "codec/ask.h"
 #include "sched/admit.h"
@@ -40,7 +41,7 @@ typedef struct attn_intake {
     attn_place_t q, k, v, o, lse;
     void *q_address, *k_address, *v_address, *o_address, *lse_address; /* NULL when not placed */
     size_t o_room;       /* bytes in front of O that belong to it: the head of the answer may be written there */
-    uint64_t copied;     /* bytes of Q, K and V that were copied to their places, so far */
+    uint64_t copied;     /* bytes of Q, K and V that were fed, and so copied to their places, so far */
     bool metadata_known; /* ask.id and the spec may be used (for logs) */
 
     /* The intake's own. */
@@ -61,6 +62,12 @@ attn_status_t attn_intake_open(attn_intake_t *intake, const attn_intake_options_
 
 /* The next bytes of the body, in order. */
 attn_status_t attn_intake_feed(attn_intake_t *intake, const void *data, size_t bytes, attn_error_t *err);
+
+/* Instead, for who can write them where they belong: places of the next bytes, at most `max` of them, and in how many;
+ * never beyond the body's end. Before the metadata is in, one: what is not known yet has no place. */
+uint32_t attn_intake_room(attn_intake_t *intake, struct iovec *ret, uint32_t max);
+/* So many bytes have been written there, at most what there was room for. */
+attn_status_t attn_intake_filled(attn_intake_t *intake, size_t bytes, attn_error_t *err);
 
 /* The body has ended. After ATTN_OK the ask is complete, tensors are in place and the ticket counts as arrived. */
 attn_status_t attn_intake_end(attn_intake_t *intake, attn_error_t *err);

@@ -1,5 +1,5 @@
-/* transport/http_call.c: one exchange, from the request line to its end: the callbacks of libmicrohttpd. Threads of
- * libmicrohttpd, one per connection at a time. */
+/* transport/http_call.c: one exchange, from the request line to its end: the callbacks of libmicrohttpd, and what they
+ * have in common with connections that need none (http_direct.c). The loop's thread of the connection. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -8,13 +8,11 @@
 #include "codec/query.h"
 #include "transport/http_internal.h"
 
-void *http_on_uri(void *cls, const char *uri, struct MHD_Connection *mhd)
+attn_http_call_t *http_call_begin(http_conn_t *conn, const char *uri)
 {
-    const union MHD_ConnectionInfo *info = MHD_get_connection_info(mhd, MHD_CONNECTION_INFO_SOCKET_CONTEXT);
-    http_conn_t *conn = info != NULL ? info->socket_context : NULL;
-    attn_http_call_t *call = conn != NULL ? calloc(1, sizeof *call) : NULL;
+    attn_http_call_t *call = calloc(1, sizeof *call);
     if (call == NULL) {
-        return NULL; /* http_on_access() closes the connection */
+        return NULL;
     }
     call->conn = conn;
     call->door = conn->door;
@@ -31,6 +29,13 @@ void *http_on_uri(void *cls, const char *uri, struct MHD_Connection *mhd)
     conn->window_progress = 0;
     pthread_mutex_unlock(&conn->lock);
     return call;
+}
+
+void *http_on_uri(void *cls, const char *uri, struct MHD_Connection *mhd)
+{
+    const union MHD_ConnectionInfo *info = MHD_get_connection_info(mhd, MHD_CONNECTION_INFO_SOCKET_CONTEXT);
+    http_conn_t *conn = info != NULL ? info->socket_context : NULL;
+    return conn != NULL ? http_call_begin(conn, uri) : NULL; /* NULL: http_on_access() closes the connection */
 }
 
 void http_call_release(attn_http_call_t *call)
@@ -50,15 +55,8 @@ void http_call_release(attn_http_call_t *call)
     free(call);
 }
 
-void http_on_completed(void *cls, struct MHD_Connection *mhd, void **con_cls, enum MHD_RequestTerminationCode code)
+void http_call_end(attn_http_call_t *call, bool sent)
 {
-    http_loop_t *loop = cls;
-    attn_http_call_t *call = *con_cls;
-    loop->events++;
-    if (call == NULL) {
-        return;
-    }
-    *con_cls = NULL;
     http_conn_t *conn = call->conn;
     attn_http_t *http = call->door->http;
     pthread_mutex_lock(&conn->lock);
@@ -72,10 +70,21 @@ void http_on_completed(void *cls, struct MHD_Connection *mhd, void **con_cls, en
         gone(call, call->gone_arg);
     }
     pthread_mutex_unlock(&conn->lock);
-    http_turn_end(&loop->turns, call, conn->free_since_ns);
-    http_call_record(call, code); /* no other thread finds the call any more */
+    http_turn_end(&conn->loop->turns, call, conn->free_since_ns);
+    http_call_record(call, sent); /* no other thread finds the call any more */
     http_call_release(call);
     atomic_fetch_sub(&http->open_calls, 1);
+}
+
+void http_on_completed(void *cls, struct MHD_Connection *mhd, void **con_cls, enum MHD_RequestTerminationCode code)
+{
+    http_loop_t *loop = cls;
+    attn_http_call_t *call = *con_cls;
+    loop->events++;
+    *con_cls = NULL;
+    if (call != NULL) {
+        http_call_end(call, code == MHD_REQUEST_TERMINATED_COMPLETED_OK);
+    }
 }
 
 static bool has_expect(attn_http_call_t *call)
@@ -125,9 +134,15 @@ static enum MHD_Result discard(attn_http_call_t *call, size_t bytes)
     return MHD_YES;
 }
 
-static enum MHD_Result feed(attn_http_call_t *call, const char *data, size_t bytes, bool refused)
+enum MHD_Result http_call_feed(attn_http_call_t *call, const char *data, size_t bytes)
 {
     attn_error_t err;
+    pthread_mutex_lock(&call->conn->lock);
+    bool cut = call->phase == HTTP_CUT, refused = call->refused;
+    pthread_mutex_unlock(&call->conn->lock);
+    if (cut) {
+        return MHD_NO;
+    }
     uint64_t received = atomic_fetch_add_explicit(&call->received, bytes, memory_order_relaxed);
     if (refused) {
         return discard(call, bytes);
@@ -146,6 +161,13 @@ static enum MHD_Result feed(attn_http_call_t *call, const char *data, size_t byt
         return refuse(call, &err, false);
     }
     return MHD_YES;
+}
+
+enum MHD_Result http_call_filled(attn_http_call_t *call, size_t bytes)
+{
+    attn_error_t err;
+    atomic_fetch_add_explicit(&call->received, bytes, memory_order_relaxed);
+    return attn_intake_filled(&call->intake, bytes, &err) == ATTN_OK ? MHD_YES : refuse(call, &err, false);
 }
 
 static enum MHD_Result handle(attn_http_call_t *call)
@@ -189,7 +211,7 @@ static enum MHD_Result handle(attn_http_call_t *call)
     return http_reply_queue(call);
 }
 
-static enum MHD_Result first_call(attn_http_call_t *call, const char *method, const char *version)
+enum MHD_Result http_call_head(attn_http_call_t *call, const char *method, const char *version)
 {
     attn_error_t err;
     bool fatal = false;
@@ -202,6 +224,26 @@ static enum MHD_Result first_call(attn_http_call_t *call, const char *method, co
     call->phase = call->phase == HTTP_CUT ? HTTP_CUT : HTTP_BODY;
     pthread_mutex_unlock(&call->conn->lock);
     return MHD_YES;
+}
+
+enum MHD_Result http_call_go_on(attn_http_call_t *call)
+{
+    pthread_mutex_lock(&call->conn->lock);
+    http_phase_t phase = call->phase;
+    if (call->refused && phase == HTTP_BODY && !call->answered_raw) {
+        phase = call->phase = HTTP_REPLIED;
+    }
+    pthread_mutex_unlock(&call->conn->lock);
+    switch (phase) {
+    case HTTP_BODY:
+        return call->refused ? MHD_NO : handle(call); /* a refused one was answered past the loop */
+    case HTTP_REPLIED:
+        return http_reply_queue(call);
+    case HTTP_CUT:
+        return MHD_NO;
+    default:
+        return MHD_YES;
+    }
 }
 
 enum MHD_Result http_on_access(void *cls, struct MHD_Connection *mhd, const char *url, const char *method,
@@ -217,35 +259,20 @@ enum MHD_Result http_on_access(void *cls, struct MHD_Connection *mhd, const char
         return MHD_NO; /* what the handlers use is about to end */
     }
     if (!call->seen_head) {
-        return first_call(call, method, version);
+        return http_call_head(call, method, version);
     }
     if (*data_bytes > 0) {
         size_t bytes = *data_bytes;
         pthread_mutex_lock(&call->conn->lock);
-        bool cut = call->phase == HTTP_CUT, refused = call->refused;
+        bool reads = call->phase != HTTP_CUT && !call->refused;
         pthread_mutex_unlock(&call->conn->lock);
-        if (!cut && !refused && !http_turn_take(&loop->turns, call, attn_clock_ns())) {
+        if (reads && !http_turn_take(&loop->turns, call, attn_clock_ns())) {
             return MHD_YES;
         }
         *data_bytes = 0;
-        return cut ? MHD_NO : feed(call, data, bytes, refused);
+        return http_call_feed(call, data, bytes);
     }
-    pthread_mutex_lock(&call->conn->lock);
-    http_phase_t phase = call->phase;
-    if (call->refused && phase == HTTP_BODY && !call->answered_raw) {
-        phase = call->phase = HTTP_REPLIED;
-    }
-    pthread_mutex_unlock(&call->conn->lock);
-    switch (phase) {
-    case HTTP_BODY:
-        return call->refused ? MHD_NO : handle(call); /* a refused one was answered past libmicrohttpd */
-    case HTTP_REPLIED:
-        return http_reply_queue(call);
-    case HTTP_CUT:
-        return MHD_NO;
-    default:
-        return MHD_YES;
-    }
+    return http_call_go_on(call);
 }
 
 attn_front_t *attn_http_front(attn_http_call_t *call)
@@ -260,7 +287,9 @@ const char *attn_http_capture(attn_http_call_t *call)
 
 const char *attn_http_header(attn_http_call_t *call, const char *name)
 {
-    return MHD_lookup_connection_value(call->conn->mhd, MHD_HEADER_KIND, name);
+    const http_conn_t *conn = call->conn;
+    return conn->direct != NULL ? http_direct_header(conn->direct, name)
+                                : MHD_lookup_connection_value(conn->mhd, MHD_HEADER_KIND, name);
 }
 
 const char *attn_http_query(attn_http_call_t *call, const char *name)
@@ -324,6 +353,8 @@ void attn_http_park(attn_http_call_t *call, void (*gone)(attn_http_call_t *call,
     call->gone_arg = arg;
     call->suspended = true;
     call->phase = HTTP_PARKED;
-    MHD_suspend_connection(call->conn->mhd);
+    if (call->conn->direct == NULL) {
+        MHD_suspend_connection(call->conn->mhd);
+    }
     pthread_mutex_unlock(&call->conn->lock);
 }

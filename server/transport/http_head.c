@@ -19,7 +19,7 @@ typedef struct heads {
 
 /* A token (RFC 9110, 5.6.2). libmicrohttpd takes "Transfer-Encoding :" for a name that ends with a space, and a folded
  * first line for one that begins with it: others may read the framing of the body there. */
-static bool name_valid(const char *name, size_t bytes)
+bool http_name_valid(const char *name, size_t bytes)
 {
     for (size_t i = 0; i < bytes; i++) {
         if (!isalnum((unsigned char)name[i]) && strchr("!#$%&'*+-.^_`|~", name[i]) == NULL) {
@@ -29,7 +29,7 @@ static bool name_valid(const char *name, size_t bytes)
     return bytes > 0 && memchr(name, '\0', bytes) == NULL;
 }
 
-static bool value_valid(const char *value, size_t bytes)
+bool http_value_valid(const char *value, size_t bytes)
 {
     for (size_t i = 0; i < bytes; i++) {
         if (((unsigned char)value[i] < ' ' && value[i] != '\t') || value[i] == 0x7f) {
@@ -51,7 +51,7 @@ static enum MHD_Result count_head(void *cls, enum MHD_ValueKind kind, const char
                    {"Host", &heads->host},
                    {"Content-Type", &heads->content_type},
                    {"Content-Encoding", &heads->content_encoding}};
-    if (!name_valid(name, name_bytes) || !value_valid(value, value_bytes)) {
+    if (!http_name_valid(name, name_bytes) || !http_value_valid(value, value_bytes)) {
         heads->malformed = true;
         attn_text_quote(heads->name, sizeof heads->name, name, name_bytes);
         return MHD_NO;
@@ -255,7 +255,8 @@ attn_status_t http_head_check(attn_http_call_t *call, const char *method, const 
                               attn_error_t *err)
 {
     set_ids(call);
-    attn_status_t status = check_framing(call, version, err);
+    /* Where a connection is read directly, nothing but a plain head came through. */
+    attn_status_t status = call->conn->direct != NULL ? ATTN_OK : check_framing(call, version, err);
     if (status == ATTN_OK) {
         status = split_uri(call, err);
     }

@@ -1,17 +1,20 @@
 /* transport/http_internal.h: what the files of the HTTP door share.
  *
+ * A connection begins with its loop itself (http_direct.c), which reads requests with tensors straight into their
+ * places. With the first request that is anything else it goes over to libmicrohttpd for good.
+ *
  * The life of a call, and who owns it (conn->lock guards phase, gone and the reply):
  *
- *   HEAD      request line read (MHD thread)
- *   BODY      body arriving: fed to the intake, or discarded when `refused` (MHD thread). The watch thread may take
- *             it to CUT when the sender is too slow: it writes the answer to the socket itself, because libmicrohttpd
- *             cannot answer in the middle of a body.
- *   HANDLING  the route's handler runs (MHD thread)
+ *   HEAD      request line read (the loop's thread)
+ *   BODY      body arriving: fed to the intake, or discarded when `refused` (the loop's thread). The watch thread may
+ *             take it to CUT when the sender is too slow: it writes the answer to the socket itself, because
+ *             libmicrohttpd cannot answer in the middle of a body.
+ *   HANDLING  the route's handler runs (the loop's thread)
  *   PARKED    the connection is suspended; whoever owns the work answers, from any thread, once. Until then the call
  *             cannot be freed: a suspended connection does not end.
- *   REPLIED   the answer is in `reply`; a parked connection is resumed in the same step. The MHD thread queues it.
- *   SENDING   libmicrohttpd sends (or a stream's reader runs)
- *   CUT       over: the socket is shut down, the MHD thread closes it at its next look
+ *   REPLIED   the answer is in `reply`; a parked connection is resumed in the same step. The loop's thread queues it.
+ *   SENDING   libmicrohttpd or the loop sends (or a stream's reader runs)
+ *   CUT       over: the socket is shut down, the loop's thread closes it at its next look
  *
  * Races, each settled by conn->lock:
  *   answer against a client that leaves: `gone` is called only in PARKED or an open stream and before REPLIED; the
@@ -20,8 +23,8 @@
  *     it never comes before the work was handed over.
  *   answer against drain: draining only asks the owners to finish; they answer as always.
  *   the watch thread against the end of a connection: it looks only at connections in the door's list, whose lock the
- *     MHD thread takes to leave it.
- * A call is freed when libmicrohttpd has completed it and, for a stream, its owner has ended it too (`holds`). Lock
+ *     loop's thread takes to leave it.
+ * A call is freed when its loop has completed it and, for a stream, its owner has ended it too (`holds`). Lock
  * order: door->lock, conn->lock; under conn->lock only the scheduler's own locks are taken. */
 #ifndef ATTND_TRANSPORT_HTTP_INTERNAL_H
 #define ATTND_TRANSPORT_HTTP_INTERNAL_H
@@ -95,6 +98,8 @@ typedef enum http_turn { HTTP_TURN_NONE, HTTP_TURN_WAITS, HTTP_TURN_READS, HTTP_
 #define HTTP_LOOPS_APART 5u
 #define HTTP_PEER_CELLS 256u
 
+typedef struct http_direct http_direct_t; /* http_direct.c */
+
 /* A thread and its daemon of libmicrohttpd. */
 typedef struct http_loop {
     struct http_door *door;
@@ -109,6 +114,13 @@ typedef struct http_loop {
     bool started;       /* the thread's own: libmicrohttpd has taken the guest in hand */
     uint64_t events;    /* the thread's own: callbacks so far */
     http_turns_t turns; /* the thread's own */
+
+    /* Connections that it reads itself. */
+    int epoll_fd;        /* theirs, and libmicrohttpd's epoll as one more */
+    atomic_bool due;     /* libmicrohttpd has something to do that its epoll does not tell */
+    http_direct_t *open; /* the thread's own, as the next */
+    http_direct_t *unfinished;
+    _Atomic(http_direct_t *) resumed;
 } http_loop_t;
 
 /* The main door, or the port for metrics and probes. */
@@ -126,7 +138,8 @@ typedef struct http_door {
 typedef struct http_conn {
     http_door_t *door;
     http_loop_t *loop;
-    struct MHD_Connection *mhd;
+    struct MHD_Connection *mhd; /* or */
+    http_direct_t *direct;
     int fd;
     uint32_t slot; /* in the door's list */
     uint64_t peer;
@@ -218,6 +231,7 @@ void http_loop_give(http_loop_t *loop, const http_guest_t *guest); /* any thread
 void http_loop_left(http_loop_t *loop, const struct sockaddr *address); /* a connection that was given has ended */
 atomic_uint *http_loop_of_peer(http_loop_t *loop, const struct sockaddr *address);
 uint32_t http_connections_max(const http_door_t *door);
+void http_loop_hand(http_loop_t *loop, const http_guest_t *guest); /* on its thread: to libmicrohttpd */
 void http_conn_resume(http_conn_t *conn); /* any thread, under conn->lock; in place of MHD_resume_connection() */
 
 /* http_turns.c. On the loop's thread. */
@@ -227,6 +241,32 @@ void http_turn_end(http_turns_t *turns, attn_http_call_t *call, int64_t now_ns);
 /* Between two rounds of the loop; `idle`: nothing else is to be done. Whether somebody goes on. */
 bool http_turns_pass(http_turns_t *turns, bool idle, int64_t now_ns);
 void http_turns_stop(http_turns_t *turns); /* everybody goes on; any thread once the loop's has ended */
+
+/* http_direct.c: on the loop's thread unless said otherwise */
+void http_direct_open(http_loop_t *loop, const http_guest_t *guest); /* takes the descriptor */
+void http_direct_close_all(http_loop_t *loop);
+/* Does what there is to do. Returns whether there is more, so that nobody sleeps. To true are set *ret_mhd when
+ * libmicrohttpd has something to do, *ret_busy when anything was done. */
+bool http_direct_run(http_loop_t *loop, bool *ret_mhd, bool *ret_busy);
+void http_direct_continue(http_direct_t *direct); /* its body's turn has come */
+void http_direct_resume(http_direct_t *direct);   /* any thread */
+enum MHD_Result http_direct_answer(attn_http_call_t *call);
+const char *http_direct_header(const http_direct_t *direct, const char *name); /* of its request; NULL when absent */
+
+/* http_plain.c: heads of requests in the one form that http_direct.c takes. */
+#define HTTP_PLAIN_BYTES 4096
+#define HTTP_PLAIN_HEADERS 24
+typedef struct http_plain {
+    const char *uri;
+    size_t bytes; /* of the head */
+    uint64_t body_bytes;
+    uint32_t header_count;
+    struct {
+        const char *name, *value;
+    } headers[HTTP_PLAIN_HEADERS];
+} http_plain_t;
+/* Whether `head` begins with a whole one; then strings are terminated in it, and *ret points there. Pure. */
+bool http_plain_read(char *head, size_t bytes, http_plain_t *ret);
 
 /* http_watch.c */
 uint64_t http_peer_of(const struct sockaddr *address); /* a number for the host behind an address */
@@ -241,7 +281,15 @@ void http_accept_end(http_door_t *door);   /* connecting is refused from here on
 void http_accept(http_door_t *door);       /* under http->lock */
 void http_accept_again(http_door_t *door); /* under http->lock: after a pause, when there is room */
 
-/* http_call.c: callbacks of libmicrohttpd; `cls` is the loop */
+/* http_call.c: the steps of a call, each in the order of the calls here. MHD_NO: the connection is to be closed. */
+attn_http_call_t *http_call_begin(http_conn_t *conn, const char *uri); /* the request line is in; NULL: no memory */
+enum MHD_Result http_call_head(attn_http_call_t *call, const char *method, const char *version);
+enum MHD_Result http_call_feed(attn_http_call_t *call, const char *data, size_t bytes); /* more of the body */
+enum MHD_Result http_call_filled(attn_http_call_t *call, size_t bytes); /* instead: it is where the intake has room */
+enum MHD_Result http_call_go_on(attn_http_call_t *call);                /* the body is in; and after a resume */
+void http_call_end(attn_http_call_t *call, bool sent);                  /* frees it */
+
+/* Callbacks of libmicrohttpd; `cls` is the loop. */
 void *http_on_uri(void *cls, const char *uri, struct MHD_Connection *mhd);
 enum MHD_Result http_on_access(void *cls, struct MHD_Connection *mhd, const char *url, const char *method,
                                const char *version, const char *data, size_t *data_bytes, void **con_cls);
@@ -249,7 +297,9 @@ void http_on_completed(void *cls, struct MHD_Connection *mhd, void **con_cls, en
 void http_call_release(attn_http_call_t *call);
 
 /* http_reply.c */
-enum MHD_Result http_reply_queue(attn_http_call_t *call); /* REPLIED -> SENDING, on the MHD thread */
+enum MHD_Result http_reply_queue(attn_http_call_t *call); /* REPLIED -> SENDING, on the loop's thread */
+#define HTTP_ANSWER_HEAD_MAX 1024
+size_t http_reply_head(const attn_http_call_t *call, uint64_t body_bytes, bool closes, char ret[HTTP_ANSWER_HEAD_MAX]);
 void http_reply_drop(http_reply_t *reply);
 /* Writes the reply to the socket past libmicrohttpd, as the last thing on the connection. Under conn->lock. */
 void http_reply_raw(attn_http_call_t *call);
@@ -265,6 +315,8 @@ void http_watch_stop(attn_http_t *http);
 enum MHD_Result http_on_connect(void *cls, const struct sockaddr *address, socklen_t size);
 void http_on_connection(void *cls, struct MHD_Connection *mhd, void **socket_context,
                         enum MHD_ConnectionNotificationCode code);
+http_conn_t *http_conn_open(http_loop_t *loop, int fd, const struct sockaddr *address); /* NULL: no room */
+void http_conn_close(http_conn_t *conn);
 void http_conn_release(http_conn_t *conn);
 void http_watch_cut_all(attn_http_t *http); /* shuts every socket down */
 void http_watch_refuse_bodies(attn_http_t *http);
@@ -273,9 +325,11 @@ attn_status_t http_refusing(attn_error_t *err); /* the sentence while draining *
 /* http_head.c: the checks of a request's head. The framing of the body cannot be trusted when *ret_fatal. */
 attn_status_t http_head_check(attn_http_call_t *call, const char *method, const char *version, bool *ret_fatal,
                               attn_error_t *err);
+bool http_name_valid(const char *name, size_t bytes); /* of a header */
+bool http_value_valid(const char *value, size_t bytes);
 
 /* http_log.c: one line and the counters of a call that is over */
-void http_call_record(attn_http_call_t *call, enum MHD_RequestTerminationCode code);
+void http_call_record(attn_http_call_t *call, bool sent);
 
 /* http_attention.c, http_info.c */
 void http_attention_handle(attn_http_call_t *call);

@@ -1,5 +1,5 @@
-/* transport/http_log.c: what is left of a call when it is over: a line in the log and its counts. Threads of
- * libmicrohttpd. */
+/* transport/http_log.c: what is left of a call when it is over: a line in the log and its counts. The loop's thread of
+ * the connection. */
 #include <stdio.h>
 #include <string.h>
 
@@ -59,7 +59,7 @@ static void count(const attn_http_call_t *call, int status, int64_t ns)
     }
 }
 
-void http_call_record(attn_http_call_t *call, enum MHD_RequestTerminationCode code)
+void http_call_record(attn_http_call_t *call, bool sent)
 {
     if (!call->seen_head) {
         return; /* the head never came to its end */
@@ -69,7 +69,7 @@ void http_call_record(attn_http_call_t *call, enum MHD_RequestTerminationCode co
     count(call, status, ns);
     bool probe = call->route != NULL && call->route->probe && status == 200;
     attn_log_level_t level = probe ? ATTN_LOG_DEBUG : status >= 500 && status != 503 ? ATTN_LOG_ERROR : ATTN_LOG_INFO;
-    bool ended_well = code == MHD_REQUEST_TERMINATED_COMPLETED_OK || call->answered_raw;
+    bool ended_well = sent || call->answered_raw;
     ATTN_LOG(level, "request", attn_log_text("request_id", call->id), attn_log_text("traceparent", call->trace),
              attn_log_text("method", call->route != NULL ? call->route->method : NULL),
              attn_log_text("path", call->path), attn_log_integer("status", status),

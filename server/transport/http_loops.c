@@ -3,13 +3,15 @@
  *
  * libmicrohttpd's own threads sleep in epoll the moment that nothing is there. Waking a core that sleeps costs 10 to
  * 35 us, and a request meets it twice here: when its first bytes come and when its answer is ready. So a thread that
- * had something to do looks for more for a while before it sleeps, where there are cores to spare. */
+ * had something to do looks for more for a while before it sleeps, where there are cores to spare. It looks into one
+ * epoll, of the connections that it reads itself (http_direct.c) and of libmicrohttpd. */
 #include <errno.h>
 #include <poll.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <sys/prctl.h>
 #include <unistd.h>
 
@@ -59,39 +61,66 @@ static int64_t spin_ns(const http_door_t *door)
     return door->probes_only ? 0 : us * ATTN_NS_PER_US;
 }
 
+void http_loop_hand(http_loop_t *loop, const http_guest_t *guest)
+{
+    loop->started = false;
+    if (MHD_add_connection(loop->daemon, guest->fd, (const struct sockaddr *)&guest->address, guest->size) != MHD_YES &&
+        !loop->started) {
+        http_loop_left(loop,
+                       (const struct sockaddr *)&guest->address); /* closed by libmicrohttpd, which will not tell */
+    }
+    atomic_store(&loop->due, true);
+}
+
 static void guests_take(http_loop_t *loop)
 {
     http_guest_t *next, *guest = atomic_exchange(&loop->guests, NULL);
     for (; guest != NULL; guest = next) {
         next = guest->next;
-        loop->started = false;
-        if (MHD_add_connection(loop->daemon, guest->fd, (struct sockaddr *)&guest->address, guest->size) != MHD_YES &&
-            !loop->started) {
-            http_loop_left(loop, (struct sockaddr *)&guest->address); /* closed by libmicrohttpd, which will not tell */
+        if (loop->door->probes_only) {
+            http_loop_hand(loop, guest);
+        } else {
+            http_direct_open(loop, guest);
         }
         free(guest);
     }
 }
 
+/* Whether there is more to do at once. */
+static bool work(http_loop_t *loop)
+{
+    MHD_UNSIGNED_LONG_LONG ms;
+    bool due = false;
+    if (atomic_load(&loop->guests) != NULL) {
+        guests_take(loop);
+    }
+    bool busy = false;
+    bool more = http_direct_run(loop, &due, &busy);
+    if ((atomic_load(&loop->due) && atomic_exchange(&loop->due, false)) || due) {
+        MHD_run_wait(loop->daemon, 0);
+        if (MHD_get_timeout(loop->daemon, &ms) == MHD_YES && ms == 0) {
+            atomic_store(&loop->due, true); /* no connection has a timeout: it means that there is more to do */
+            more = true;
+        }
+    }
+    if (loop->turns.waiting != NULL) {
+        more = more || busy || due;
+        more = http_turns_pass(&loop->turns, !more, attn_clock_ns()) || more;
+    }
+    return more;
+}
+
 static void *loop_main(void *arg)
 {
     http_loop_t *loop = arg;
-    const int epoll_fd = MHD_get_daemon_info(loop->daemon, MHD_DAEMON_INFO_EPOLL_FD)->epoll_fd;
-    struct pollfd wait[2] = {{.fd = epoll_fd, .events = POLLIN}, {.fd = loop->bell, .events = POLLIN}};
+    struct pollfd wait[2] = {{.fd = loop->epoll_fd, .events = POLLIN}, {.fd = loop->bell, .events = POLLIN}};
     const int64_t spin = spin_ns(loop->door);
     int64_t until = 0;
     uint64_t seen = 0;
     bool armed = false;
     prctl(PR_SET_NAME, "http");
     while (!atomic_load_explicit(&loop->stopping, memory_order_relaxed)) {
-        MHD_UNSIGNED_LONG_LONG ms;
-        if (atomic_load_explicit(&loop->guests, memory_order_relaxed) != NULL) {
-            guests_take(loop);
-        }
-        MHD_run_wait(loop->daemon, 0);
-        const bool more = MHD_get_timeout(loop->daemon, &ms) == MHD_YES && ms == 0; /* no connection has a timeout */
-        const bool passed = loop->turns.waiting != NULL && http_turns_pass(&loop->turns, !more, attn_clock_ns());
-        if (more || passed) {
+        if (work(loop)) {
             continue;
         }
         if (spin > 0) {
@@ -127,7 +156,12 @@ static void wake(http_loop_t *loop)
 
 void http_conn_resume(http_conn_t *conn)
 {
-    MHD_resume_connection(conn->mhd);
+    if (conn->direct != NULL) {
+        http_direct_resume(conn->direct);
+    } else {
+        MHD_resume_connection(conn->mhd);
+        atomic_store(&conn->loop->due, true);
+    }
     wake(conn->loop);
 }
 
@@ -196,6 +230,12 @@ static attn_status_t loop_open(http_door_t *door, http_loop_t *loop, attn_error_
                               errno != 0 ? strerror(errno)
                                          : "libmicrohttpd refused; is the limit of open files too low?");
     }
+    struct epoll_event event = {.events = EPOLLIN};
+    loop->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
+    const int library_fd = MHD_get_daemon_info(loop->daemon, MHD_DAEMON_INFO_EPOLL_FD)->epoll_fd;
+    if (loop->epoll_fd < 0 || epoll_ctl(loop->epoll_fd, EPOLL_CTL_ADD, library_fd, &event) != 0) {
+        return attn_error_set(err, ATTN_ERR_SYSTEM, "cannot wait for connections: %s", strerror(errno));
+    }
     return ATTN_OK;
 }
 
@@ -210,6 +250,7 @@ attn_status_t http_loops_start(http_door_t *door, attn_error_t *err)
     for (unsigned i = 0; i < count; i++) {
         door->loops[i].door = door;
         door->loops[i].bell = -1;
+        door->loops[i].epoll_fd = -1;
     }
     attn_status_t status = ATTN_OK;
     for (unsigned i = 0; i < count && status == ATTN_OK; i++) {
@@ -237,10 +278,12 @@ void http_loops_stop(http_door_t *door)
             attn_fd_bell_ring(loop->bell);
             pthread_join(loop->thread, NULL);
         }
+        http_direct_close_all(loop);
         if (loop->daemon != NULL) {
             http_turns_stop(&loop->turns); /* MHD_stop_daemon() aborts over a suspended connection */
             MHD_stop_daemon(loop->daemon);
         }
+        attn_fd_close(&loop->epoll_fd);
         for (http_guest_t *next, *guest = atomic_load(&loop->guests); guest != NULL; guest = next) {
             next = guest->next;
             close(guest->fd);

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <time.h>
 
 #include "codec/json.h"
 #include "transport/http_internal.h"
@@ -154,12 +155,26 @@ static struct MHD_Response *make_response(http_reply_t *reply)
     return response;
 }
 
+/* False for a call that was cut meanwhile. */
+static bool sending(attn_http_call_t *call)
+{
+    pthread_mutex_lock(&call->conn->lock);
+    bool cut = call->phase == HTTP_CUT;
+    call->phase = cut ? HTTP_CUT : HTTP_SENDING;
+    call->conn->window_ns = 0;
+    pthread_mutex_unlock(&call->conn->lock);
+    return !cut;
+}
+
 enum MHD_Result http_reply_queue(attn_http_call_t *call)
 {
     http_reply_t *reply = &call->reply;
     call->sent_bytes = reply->bytes;
     for (uint32_t i = 0; i < reply->part_count; i++) {
         call->sent_bytes += reply->parts[i].bytes;
+    }
+    if (call->conn->direct != NULL) {
+        return sending(call) ? http_direct_answer(call) : MHD_NO;
     }
     struct MHD_Response *response = make_response(reply);
     if (response == NULL) {
@@ -175,39 +190,41 @@ enum MHD_Result http_reply_queue(attn_http_call_t *call)
     if (atomic_load(&call->door->http->draining)) {
         MHD_add_response_header(response, MHD_HTTP_HEADER_CONNECTION, "close");
     }
-    pthread_mutex_lock(&call->conn->lock);
-    bool cut = call->phase == HTTP_CUT;
-    call->phase = cut ? HTTP_CUT : HTTP_SENDING;
-    call->conn->window_ns = 0;
-    pthread_mutex_unlock(&call->conn->lock);
-    enum MHD_Result result = cut ? MHD_NO : MHD_queue_response(call->conn->mhd, (unsigned)reply->status, response);
+    enum MHD_Result result =
+        sending(call) ? MHD_queue_response(call->conn->mhd, (unsigned)reply->status, response) : MHD_NO;
     MHD_destroy_response(response);
     return result;
 }
 
-static const char *phrase(int status)
+size_t http_reply_head(const attn_http_call_t *call, uint64_t body_bytes, bool closes, char ret[HTTP_ANSWER_HEAD_MAX])
 {
-    const char *text = MHD_get_reason_phrase_for((unsigned)status);
-    return text != NULL ? text : "Error";
+    const http_reply_t *reply = &call->reply;
+    const char *phrase = MHD_get_reason_phrase_for((unsigned)reply->status);
+    const time_t now = time(NULL);
+    struct tm calendar;
+    char date[64];
+    strftime(date, sizeof date, "%a, %d %b %Y %H:%M:%S GMT", gmtime_r(&now, &calendar));
+    int used = snprintf(ret, HTTP_ANSWER_HEAD_MAX,
+                        "HTTP/1.1 %d %s\r\nDate: %s\r\nContent-Type: %s\r\nContent-Length: %" PRIu64
+                        "\r\nX-Request-Id: %s\r\n%s",
+                        reply->status, phrase != NULL ? phrase : "Error", date, reply->content_type, body_bytes,
+                        call->id, closes ? "Connection: close\r\n" : "");
+    for (uint32_t i = 0; i < reply->header_count && used < HTTP_ANSWER_HEAD_MAX - 300; i++) {
+        used += snprintf(ret + used, HTTP_ANSWER_HEAD_MAX - (size_t)used, "%s: %s\r\n", reply->headers[i].name,
+                         reply->headers[i].value);
+    }
+    used += snprintf(ret + used, HTTP_ANSWER_HEAD_MAX - (size_t)used, "\r\n");
+    return (size_t)used;
 }
 
 void http_reply_raw(attn_http_call_t *call)
 {
     http_reply_t *reply = &call->reply;
-    char head[1024];
+    char head[HTTP_ANSWER_HEAD_MAX];
     if (call->answered_raw || reply->data == NULL) {
         return;
     }
-    int used = snprintf(head, sizeof head,
-                        "HTTP/1.1 %d %s\r\nContent-Type: %s\r\nContent-Length: %zu\r\nX-Request-Id: %s\r\nConnection: "
-                        "close\r\n",
-                        reply->status, phrase(reply->status), reply->content_type, reply->bytes, call->id);
-    for (uint32_t i = 0; i < reply->header_count && used < (int)sizeof head - 300; i++) {
-        used += snprintf(head + used, sizeof head - (size_t)used, "%s: %s\r\n", reply->headers[i].name,
-                         reply->headers[i].value);
-    }
-    used += snprintf(head + used, sizeof head - (size_t)used, "\r\n");
-    struct iovec vector[2] = {{head, (size_t)used}, {reply->data, reply->bytes}};
+    struct iovec vector[2] = {{head, http_reply_head(call, reply->bytes, true, head)}, {reply->data, reply->bytes}};
     struct msghdr message = {.msg_iov = vector, .msg_iovlen = 2};
     /* Nothing else is in the socket's buffer: a few hundred bytes fit, or the client gets none. */
     if (sendmsg(call->conn->fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL) > 0) {

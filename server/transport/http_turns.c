@@ -1,11 +1,11 @@
 /* transport/http_turns.c: which bodies a loop reads at a time. The loop's thread; owns the loop's lists of calls that
  * read and that wait.
  *
- * libmicrohttpd reads all that have sent something chunk by chunk in turn. With 64 bodies of one peer under way, one of
- * somebody else's takes as long as all of them, every body's memory is in use for as long as all of them, and nothing
- * is found in a cache again. So of a peer one large body is read at a time, for at most TURN_NS; the peer's others
- * wait, suspended, before anything of them was taken. A loop that has nothing else to do lets the next go on whoever
- * has the turn: a slow sender keeps nobody waiting. */
+ * Each reader, libmicrohttpd and http_direct.c, reads all that have sent something chunk by chunk in turn. With 64
+ * bodies of one peer under way, one of somebody else's takes as long as all of them, every body's memory is in use for
+ * as long as all of them, and nothing is found in a cache again. So of a peer one large body is read at a time, for at
+ * most TURN_NS; the peer's others wait, suspended, before anything of them was taken. A loop that has nothing else to
+ * do lets the next go on whoever has the turn: a slow sender keeps nobody waiting. */
 #include "base/clock.h"
 #include "transport/http_internal.h"
 
@@ -39,13 +39,18 @@ static void list_remove(attn_http_call_t **at, const attn_http_call_t *call)
     *at = call->turn_next;
 }
 
-/* The call goes on: libmicrohttpd hands its data to http_on_access() again. */
+/* The call goes on: libmicrohttpd hands its data to http_on_access() again, or its loop reads them. */
 static void resume(http_turns_t *turns, attn_http_call_t *call, int64_t now_ns)
 {
     list_remove(&turns->waiting, call);
     reads(turns, call, now_ns);
     atomic_store_explicit(&call->waits, false, memory_order_relaxed);
-    MHD_resume_connection(call->conn->mhd);
+    if (call->conn->direct != NULL) {
+        http_direct_continue(call->conn->direct);
+    } else {
+        MHD_resume_connection(call->conn->mhd);
+        atomic_store(&call->conn->loop->due, true);
+    }
 }
 
 static attn_http_call_t *waiting_of(const http_turns_t *turns, uint64_t peer)
@@ -60,7 +65,7 @@ static attn_http_call_t *waiting_of(const http_turns_t *turns, uint64_t peer)
 bool http_turn_take(http_turns_t *turns, attn_http_call_t *call, int64_t now_ns)
 {
     if (call->turn != HTTP_TURN_NONE) {
-        return true;
+        return call->turn != HTTP_TURN_WAITS;
     }
     if (call->body_bytes < TURN_BYTES) {
         call->turn = HTTP_TURN_OVER;
@@ -78,7 +83,9 @@ bool http_turn_take(http_turns_t *turns, attn_http_call_t *call, int64_t now_ns)
     call->turn_next = NULL;
     *end = call;
     atomic_store_explicit(&call->waits, true, memory_order_relaxed);
-    MHD_suspend_connection(call->conn->mhd);
+    if (call->conn->direct == NULL) {
+        MHD_suspend_connection(call->conn->mhd);
+    }
     return false;
 }
 

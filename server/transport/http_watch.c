@@ -48,21 +48,17 @@ void http_conn_release(http_conn_t *conn)
     }
 }
 
-static void conn_open(http_loop_t *loop, struct MHD_Connection *mhd, void **socket_context)
+http_conn_t *http_conn_open(http_loop_t *loop, int fd, const struct sockaddr *address)
 {
     attn_http_t *http = loop->door->http;
     http_conn_t *conn = calloc(1, sizeof *conn);
-    const union MHD_ConnectionInfo *info = MHD_get_connection_info(mhd, MHD_CONNECTION_INFO_CONNECTION_FD);
-    if (conn == NULL || info == NULL) {
-        free(conn);
-        return; /* without a context the first request closes the connection */
+    if (conn == NULL) {
+        return NULL;
     }
-    conn->fd = info->connect_fd; /* now: libmicrohttpd 1.0 has one place for all that it tells of a connection */
-    info = MHD_get_connection_info(mhd, MHD_CONNECTION_INFO_CLIENT_ADDRESS);
-    conn->peer = http_peer_of(info != NULL ? info->client_addr : NULL);
+    conn->fd = fd;
+    conn->peer = http_peer_of(address);
     conn->door = loop->door;
     conn->loop = loop;
-    conn->mhd = mhd;
     conn->free_since_ns = attn_clock_ns();
     conn->seen_fresh = true;
     atomic_init(&conn->holds, 1);
@@ -81,24 +77,19 @@ static void conn_open(http_loop_t *loop, struct MHD_Connection *mhd, void **sock
     if (!listed) {
         pthread_mutex_destroy(&conn->lock);
         free(conn);
-        return;
+        return NULL;
     }
     struct epoll_event event = {.events = EPOLLRDHUP | EPOLLET, .data.u64 = tag};
     epoll_ctl(http->epoll_fd, EPOLL_CTL_ADD, conn->fd, &event);
     if (was_empty) {
         attn_fd_bell_ring(http->bell_fd); /* the tick begins */
     }
-    *socket_context = conn;
+    return conn;
 }
 
-static void conn_close(http_door_t *door, void **socket_context)
+void http_conn_close(http_conn_t *conn)
 {
-    attn_http_t *http = door->http;
-    http_conn_t *conn = *socket_context;
-    if (conn == NULL) {
-        return;
-    }
-    *socket_context = NULL;
+    attn_http_t *http = conn->door->http;
     pthread_mutex_lock(&http->lock);
     http->slots[conn->slot] = NULL;
     http->generation[conn->slot]++;
@@ -138,11 +129,22 @@ void http_on_connection(void *cls, struct MHD_Connection *mhd, void **socket_con
     loop->events++;
     if (code == MHD_CONNECTION_NOTIFY_STARTED) {
         loop->started = true;
-        conn_open(loop, mhd, socket_context);
+        const union MHD_ConnectionInfo *info = MHD_get_connection_info(mhd, MHD_CONNECTION_INFO_CONNECTION_FD);
+        const int fd = info != NULL ? info->connect_fd : -1; /* now: libmicrohttpd 1.0 has one place for all that it
+                                                                tells of a connection */
+        info = MHD_get_connection_info(mhd, MHD_CONNECTION_INFO_CLIENT_ADDRESS);
+        http_conn_t *conn = fd >= 0 ? http_conn_open(loop, fd, info != NULL ? info->client_addr : NULL) : NULL;
+        if (conn != NULL) {
+            conn->mhd = mhd;
+        }
+        *socket_context = conn; /* without one the first request closes the connection */
     } else {
         const union MHD_ConnectionInfo *info = MHD_get_connection_info(mhd, MHD_CONNECTION_INFO_CLIENT_ADDRESS);
         http_loop_left(loop, info != NULL ? info->client_addr : NULL);
-        conn_close(loop->door, socket_context);
+        if (*socket_context != NULL) {
+            http_conn_close(*socket_context);
+        }
+        *socket_context = NULL;
     }
 }
 

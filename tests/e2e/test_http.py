@@ -6,6 +6,7 @@ import struct
 import subprocess
 import threading
 import time
+from email.utils import parsedate_to_datetime
 
 import pytest
 
@@ -54,6 +55,48 @@ def test_keep_alive(attnd):
         for _ in range(20):
             raw.send(head("/v1/attention", len(BODY)) + BODY)
             assert raw.answer().status == 200
+
+
+@pytest.mark.parametrize("between", ["", "TE: trailers", "Expect: 100-continue"])
+def test_a_connection_changes_hands(attnd, between):
+    """The daemon reads plain requests with tensors itself and leaves a connection to libmicrohttpd when another comes."""
+    other = head("/v1/attention", len(BODY), extra=[between]) + BODY if between else head("/v1/variants", method="GET", content_type=None)
+    plain = head("/v1/attention", len(BODY)) + BODY
+    answers = []
+    with wire.Raw(attnd.port) as raw:
+        for request in (plain, plain, other, plain, other, plain):
+            raw.send(request)
+            answers.append(raw.answer())
+    assert [a.status for a in answers] == [200] * 6
+    tensors = [wire.safetensors_parse(a.body)[0] for a in answers if a.headers["content-type"] == wire.SAFETENSORS]
+    assert all(t == tensors[0] for t in tensors)
+    with wire.Raw(attnd.port) as raw:  # the same without waiting for answers
+        raw.send(plain + plain + other + plain + other + plain)
+        assert [raw.answer().status for _ in range(6)] == [200] * 6
+
+
+def test_heads_of_both_readers_are_alike(attnd):
+    """Names and values of an answer's headers do not tell who has read the request."""
+    mine, library = (wire.post(attnd.port, "/v1/attention", BODY, extra=["X-Request-Id: same", *more]) for more in ((), ["TE: trailers"]))
+    for answer in (mine, library):
+        date = answer.headers.pop("date")
+        assert parsedate_to_datetime(date).tzinfo is not None and date.endswith("GMT")
+    assert len(mine.body) > 0
+    mine.headers.pop("content-length"), library.headers.pop("content-length")  # the timings inside have digits
+    assert mine.headers == library.headers
+
+
+@pytest.mark.parametrize("extra", [[], ["TE: trailers"]])
+def test_a_body_in_pieces(attnd, extra):
+    request = head("/v1/attention", len(BODY), extra=extra) + BODY
+    whole = wire.exchange(attnd.port, request)
+    for step in (7, 97, 1000, 4096):
+        with wire.Raw(attnd.port) as raw:
+            for at in range(0, len(request), step):
+                raw.send(request[at : at + step])
+            answer = raw.answer()
+            assert answer.status == 200
+            assert wire.safetensors_parse(answer.body)[0] == wire.safetensors_parse(whole.body)[0]
 
 
 def test_keep_alive_after_a_refusal(attnd):

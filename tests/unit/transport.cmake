@@ -2,6 +2,7 @@
 attn_unit_test(test_transport SOURCES unit/transport/test_http.c unit/transport/fake.c LIBRARIES attnd_transport)
 attn_unit_test(test_turns SOURCES unit/transport/test_turns.c ${CMAKE_SOURCE_DIR}/server/transport/http_turns.c
   LIBRARIES attnd_transport)
+attn_unit_test(test_http_plain SOURCES unit/transport/test_http_plain.c LIBRARIES attnd_transport)
 # The Unix socket's door with a real worker. Calls of the allocator are counted in both.
 add_executable(counting-worker unit/allocations.c ${CMAKE_SOURCE_DIR}/server/worker/main.c
   ${CMAKE_SOURCE_DIR}/server/worker/loop.c ${CMAKE_SOURCE_DIR}/server/worker/engine_null.c

@@ -21,6 +21,7 @@ static attn_front_t front;
 static attn_http_t *http;
 static char body[1024];
 static size_t body_bytes;
+static const char *special = ""; /* a header that makes a head one for libmicrohttpd */
 
 /* ---- routes of the test in place of those of the jobs ---- */
 
@@ -116,10 +117,11 @@ static void start(const char *const *arguments)
     fake_start(front.admit);
     ck_assert_msg(attn_http_start(&front, &http, &err) == ATTN_OK, "%s", err.message);
 }
-/* Whether the door's threads spin depends on the machine's cores: tests in a loop of two do it both ways on any. */
+/* Tests in a loop of four: with threads that spin and that do not, on any machine, and as libmicrohttpd's requests. */
 #define START(...)                                                                                                     \
-    start((const char *const[]){"attnd", "--http-port", "0", "--metrics-port", "0", "--http-spin-us",                  \
-                                _i == 0 ? "1" : "200", __VA_ARGS__, NULL})
+    (special = _i / 2 ? "TE: trailers\r\n" : "",                                                                       \
+     start((const char *const[]){"attnd", "--http-port", "0", "--metrics-port", "0", "--http-spin-us",                 \
+                                 _i % 2 == 0 ? "1" : "200", __VA_ARGS__, NULL}))
 
 static uint32_t tickets(void)
 {
@@ -181,8 +183,8 @@ static size_t post_head(char *ret, size_t size, const char *query)
 {
     return (size_t)snprintf(ret, size,
                             "POST /v1/attention%s HTTP/1.1\r\nHost: x\r\nContent-Type: application/safetensors\r\n"
-                            "Content-Length: %zu\r\n\r\n",
-                            query, body_bytes);
+                            "%sContent-Length: %zu\r\n\r\n",
+                            query, special, body_bytes);
 }
 
 /* Reads up to the end of an answer with a Content-Length; returns its status, 0 when there is none. */
@@ -345,7 +347,7 @@ START_TEST(an_answer_is_one_piece)
 {
     START("--http-threads", "2");
     ck_assert_uint_eq(segments_of_answer(""), 1);
-    ck_assert_uint_eq(segments_of_answer("?return_lse=true"), 2); /* LSE does not lie behind O */
+    ck_assert_uint_eq(segments_of_answer("?return_lse=true"), 1 + _i / 2); /* libmicrohttpd: its head, then a vector */
     stop();
 }
 END_TEST
@@ -446,7 +448,8 @@ static size_t big_head(char *ret, size_t size)
 {
     return (size_t)snprintf(ret, size,
                             "POST /v1/attention HTTP/1.1\r\nHost: x\r\nContent-Type: application/safetensors\r\n"
-                            "Content-Length: 4000000\r\n\r\n");
+                            "%sContent-Length: 4000000\r\n\r\n",
+                            special);
 }
 
 static void big_header(void)
@@ -578,15 +581,15 @@ int main(void)
     Suite *suite = suite_create("http");
     TCase *tests = tcase_create("http");
     tcase_set_timeout(tests, 60);
-    tcase_add_loop_test(tests, answers, 0, 2);
-    tcase_add_test(tests, an_answer_is_one_piece);
+    tcase_add_loop_test(tests, answers, 0, 4);
+    tcase_add_loop_test(tests, an_answer_is_one_piece, 0, 4);
     tcase_add_loop_test(tests, a_flood_leaves_a_loop_to_others, 0, 2);
     tcase_add_loop_test(tests, streams, 0, 2);
-    tcase_add_loop_test(tests, a_client_that_leaves_cancels, 0, 2);
-    tcase_add_loop_test(tests, clients_that_leave_everywhere, 0, 2);
-    tcase_add_test(tests, uploads_broken_off_are_noticed);
-    tcase_add_test(tests, slow_ones_are_cut_off);
-    tcase_add_loop_test(tests, drain_answers_everyone, 0, 2);
+    tcase_add_loop_test(tests, a_client_that_leaves_cancels, 0, 4);
+    tcase_add_loop_test(tests, clients_that_leave_everywhere, 0, 4);
+    tcase_add_loop_test(tests, uploads_broken_off_are_noticed, 0, 4);
+    tcase_add_loop_test(tests, slow_ones_are_cut_off, 0, 4);
+    tcase_add_loop_test(tests, drain_answers_everyone, 0, 4);
     tcase_add_test(tests, a_taken_port_is_named);
     suite_add_tcase(suite, tests);
     SRunner *runner = srunner_create(suite);

@@ -10,6 +10,7 @@ static attn_http_call_t call[CALLS];
 static http_conn_t conn[CALLS];
 static bool suspended[CALLS];
 static http_turns_t turns;
+static http_loop_t loop;
 
 /* A connection of libmicrohttpd is the place of its flag. */
 void MHD_suspend_connection(struct MHD_Connection *connection)
@@ -32,7 +33,8 @@ static void calls_make(const char *peers)
     turns = (http_turns_t){NULL, NULL};
     for (int i = 0; peers[i] != '\0'; i++) {
         suspended[i] = false;
-        conn[i] = (http_conn_t){.peer = (uint64_t)peers[i], .mhd = (struct MHD_Connection *)&suspended[i]};
+        conn[i] =
+            (http_conn_t){.loop = &loop, .peer = (uint64_t)peers[i], .mhd = (struct MHD_Connection *)&suspended[i]};
         call[i] = (attn_http_call_t){.conn = &conn[i], .body_bytes = 2 * MIB};
     }
 }
