@@ -32,10 +32,11 @@ struct http_direct {
     http_guest_t guest;
     attn_http_call_t *call;
     stage_t stage;
-    bool unfinished; /* in the list */
+    bool unfinished, watches_room; /* unfinished: in the list */
     http_direct_t *before, *after, *next_unfinished, *next_resumed;
     http_plain_t plain;
     char head[HTTP_PLAIN_BYTES + 1];
+    size_t seen; /* bytes that were looked at and made use of, and are still to be taken from the socket */
 
     char answer_head[HTTP_ANSWER_HEAD_MAX];
     struct iovec answer[2 + HTTP_PARTS_MAX];
@@ -135,7 +136,7 @@ void http_direct_open(http_loop_t *loop, const http_guest_t *guest)
     }
     loop->open = direct;
     setsockopt(guest->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
-    struct epoll_event event = {.events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET, .data.ptr = direct};
+    struct epoll_event event = {.events = EPOLLIN | EPOLLRDHUP | EPOLLET, .data.ptr = direct};
     if (epoll_ctl(loop->epoll_fd, EPOLL_CTL_ADD, guest->fd, &event) != 0) {
         end(loop, direct);
     }
@@ -181,17 +182,13 @@ static verdict_t head_step(http_direct_t *direct)
     call->body_bytes = plain->body_bytes;
     direct->stage = STAGE_BODY;
     enum MHD_Result result = http_call_head(call, "POST", "HTTP/1.1");
-    /* What has been seen is taken, of the body when it is its turn. */
     const size_t more = (size_t)seen - plain->bytes;
-    size_t taken = more < plain->body_bytes ? more : (size_t)plain->body_bytes;
-    taken = http_turn_take(&direct->conn->loop->turns, call, call->arrived_ns) ? taken : 0;
-    char again[HTTP_PLAIN_BYTES];
-    if (recv(fd, again, plain->bytes + taken, 0) != (ssize_t)(plain->bytes + taken)) {
-        return OVER;
+    size_t fed = more < plain->body_bytes ? more : (size_t)plain->body_bytes;
+    fed = http_turn_take(&direct->conn->loop->turns, call, call->arrived_ns) ? fed : 0;
+    if (result == MHD_YES && fed > 0) {
+        result = http_call_feed(call, direct->head + plain->bytes, fed);
     }
-    if (result == MHD_YES && taken > 0) {
-        result = http_call_feed(call, direct->head + plain->bytes, taken);
-    }
+    direct->seen = plain->bytes + fed;
     return of_result(result);
 }
 
@@ -206,7 +203,7 @@ static verdict_t body_step(http_direct_t *direct, uint64_t *room_left)
 {
     attn_http_call_t *call = direct->call;
     const uint64_t left = call->body_bytes - atomic_load_explicit(&call->received, memory_order_relaxed);
-    if (left == 0) {
+    if (left == 0 && direct->seen == 0) {
         return go_on(direct);
     }
     if (call->turn == HTTP_TURN_WAITS) {
@@ -215,26 +212,32 @@ static verdict_t body_step(http_direct_t *direct, uint64_t *room_left)
     if (*room_left == 0) {
         return LATER;
     }
-    char discarded[DISCARDED_AT_ONCE];
-    struct iovec room[1 + ATTN_INTAKE_SEGMENTS];
+    /* What was seen comes once more in front. */
+    char again[HTTP_PLAIN_BYTES], discarded[DISCARDED_AT_ONCE];
+    struct iovec vector[2 + ATTN_INTAKE_SEGMENTS] = {{again, direct->seen}}, *const room = vector + 1;
     pthread_mutex_lock(&call->conn->lock);
     bool cut = call->phase == HTTP_CUT, refused = call->refused;
     pthread_mutex_unlock(&call->conn->lock);
     if (cut) {
         return OVER;
     }
-    int count = refused ? 0 : (int)attn_intake_room(&call->intake, room, sizeof room / sizeof room[0]);
-    bool placed = count > 0;
-    if (!placed) {
+    int count = refused ? 0 : (int)attn_intake_room(&call->intake, room, 1 + ATTN_INTAKE_SEGMENTS);
+    const bool placed = count > 0;
+    if (!placed && left > 0) {
         room[0] = (struct iovec){discarded, left < sizeof discarded ? (size_t)left : sizeof discarded};
         count = 1;
     }
-    ssize_t bytes = readv(direct->guest.fd, room, count);
-    if (bytes <= 0) {
-        return bytes < 0 ? of_error() : OVER;
+    const ssize_t got = readv(direct->guest.fd, vector, 1 + count);
+    if (got <= 0) {
+        return got < 0 ? of_error() : OVER;
     }
-    *room_left -= (uint64_t)bytes < *room_left ? (uint64_t)bytes : *room_left;
-    return of_result(placed ? http_call_filled(call, (size_t)bytes) : http_call_feed(call, discarded, (size_t)bytes));
+    const size_t known = (size_t)got < direct->seen ? (size_t)got : direct->seen, bytes = (size_t)got - known;
+    direct->seen -= known;
+    *room_left -= bytes < *room_left ? bytes : *room_left;
+    if (bytes == 0) {
+        return AGAIN;
+    }
+    return of_result(placed ? http_call_filled(call, bytes) : http_call_feed(call, discarded, bytes));
 }
 
 enum MHD_Result http_direct_answer(attn_http_call_t *call)
@@ -257,13 +260,26 @@ enum MHD_Result http_direct_answer(attn_http_call_t *call)
     return MHD_YES;
 }
 
+/* Edges of room to send are asked for from the first answer on that does not fit: each costs a look. */
+static verdict_t room_wait(http_direct_t *direct)
+{
+    struct epoll_event event = {.events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET, .data.ptr = direct};
+    if (!direct->watches_room &&
+        epoll_ctl(direct->conn->loop->epoll_fd, EPOLL_CTL_MOD, direct->guest.fd, &event) != 0) {
+        return OVER;
+    }
+    direct->watches_room = true;
+    return WAIT;
+}
+
 static verdict_t send_step(http_direct_t *direct)
 {
     struct msghdr message = {.msg_iov = direct->answer + direct->answer_next,
                              .msg_iovlen = direct->answer_count - direct->answer_next};
     ssize_t sent = sendmsg(direct->guest.fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
     if (sent < 0) {
-        return of_error();
+        verdict_t verdict = of_error();
+        return verdict == WAIT ? room_wait(direct) : verdict;
     }
     for (size_t left = (size_t)sent; direct->answer_next < direct->answer_count; direct->answer_next++) {
         struct iovec *part = &direct->answer[direct->answer_next];
