@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Where one caller's time goes with negligible device work (1x64x64, 8/2 heads, d 128, fp16): attnd with and without
-spinning threads and with the null engine, beside peers/torch_service.py; interleaved rounds, medians.
+spinning threads and with the null engine, beside peers/torch_service.py and http_floor.c, which only swallows and sends
+as many bytes; interleaved rounds, medians.
 
     tests/bench/service_latency.py --bin build/bin --load build/bench/http_load [--device cuda|cpu] [--python PYTHON]
                                    [--other BIN]   a second build of attnd, measured in the same rounds
@@ -15,6 +16,7 @@ import os
 import struct
 import sys
 import tempfile
+from pathlib import Path
 
 import service_common as common
 
@@ -62,6 +64,11 @@ def main():
     try:
         for name, (folder, flags) in kinds.items():
             servers[name] = common.attnd(folder, *flags)
+        floor = Path(options.load).with_name("http_floor")
+        for flag in ("--spin",), ():
+            port = common.free_port()
+            name = "the loopback alone, " + ("spins" if flag else "sleeps")
+            servers[name] = common.Server([floor, "--port", port, "--answer-bytes", 64 * 8 * 128 * 2 + 330, *flag], port=port)
         if not options.no_peer:
             servers["aiohttp+torch"] = common.torch_service(options.python, options.device)
         with tempfile.TemporaryDirectory() as folder:
@@ -71,6 +78,8 @@ def main():
             for _ in range(options.rounds):
                 for name, server in servers.items():
                     for client, (callers, flags) in clients.items():
+                        if callers > 1 and name.startswith("the loopback"):
+                            continue  # it serves one connection at a time
                         seen[name, client].append(common.load(options.load, server, "/v1/attention", body, callers, options.seconds, 0.3, flags))
             inside = {name: inside_us(server, body) for name, server in servers.items() if name in kinds}
     finally:
@@ -88,7 +97,7 @@ def main():
             p50 = middle(name, client, "p50_us")
             ratio = "" if options.no_peer else f"{middle('aiohttp+torch', client, 'p50_us') / p50:.2f}"
             line += f" {p50:{width}.1f} {ratio:>13}"
-        line += f" {middle(name, '16', 'rps'):13.0f}"
+        line += f" {middle(name, '16', 'rps'):13.0f}" if seen[name, "16"] else " " * 14
         if name in inside:
             line += "  {queue_us:.0f}, {copy_in_us:.0f}, {kernel_us:.1f}, {copy_out_us:.0f}; {total_us:.0f}".format(**inside[name])
         print(line)
