@@ -97,19 +97,29 @@ __device__ __forceinline__ bool announce(typename T::Shared &sm, const GroupArgs
         attn_sm90_tile_locate(span, tile, T::kCausal, &m_block, &span_head);
         const uint32_t member = span_head / span->problem_heads, at = span->problem_begin + member;
         const ProblemArgs *const p = args.uploaded == nullptr ? &args.problem[at] : &args.uploaded[at];
-        if (args.uploaded != nullptr && lane < 3) {
-            // For the load warp, which would wait for them otherwise: a tile of another problem has maps of its own.
-            const CUtensorMap *const map = map_number(p, lane);
-            if (args.early_maps == 0) {
-                fence_tensormap_acquire(map);
+        if (args.uploaded != nullptr) {
+            if (lane < 3) {
+                // For the load warp, which would wait for them otherwise: a tile of another problem has maps of its
+                // own.
+                const CUtensorMap *const map = map_number(p, lane);
+                if (args.early_maps == 0) {
+                    fence_tensormap_acquire(map);
+                }
+                tma_prefetch_map(map);
             }
-            tma_prefetch_map(map);
+            __syncwarp();
         }
         // Reads before writes that might alias them, so that their latencies pass together.
-        const int32_t s_q = p->s_q, s_kv = p->s_kv, row = static_cast<int32_t>(m_block) * T::kRows;
-        if (lane < T::kGroups) {
-            info.live_blocks[lane] =
-                attn_sm90_live_blocks(row + lane * kRowsPerGroup, kRowsPerGroup, s_q, s_kv, T::kCausal, T::kKeys);
+        const int32_t s_q = p->s_q, s_kv = p->s_kv;
+        const int32_t row = attn_sm90_tile_row(m_block, span->m_blocks, T::kRows, s_q, T::kCausal);
+        const int32_t live =
+            attn_sm90_live_blocks(row + lane * kRowsPerGroup, kRowsPerGroup, s_q, s_kv, T::kCausal, T::kKeys);
+#pragma unroll
+        for (int g = 0; g < T::kGroups; ++g) {
+            const int32_t of_group = __shfl_sync(0xffffffffu, live, g);
+            if (lane == 0) {
+                info.live_blocks[g] = of_group;
+            }
         }
         if (lane == 0) {
             const uint32_t h_q = p->h_q, ratio = p->ratio, d = p->d;
@@ -138,7 +148,6 @@ __device__ __forceinline__ bool announce(typename T::Shared &sm, const GroupArgs
     } else if (lane == 0) {
         info.key_blocks = 0;
     }
-    __syncwarp();
     if (lane == 0) {
         mbarrier_arrive(smem_addr(&sm.tile_full[slot.index()]));
     }

@@ -88,12 +88,16 @@ attn_status_t attn_sm90_plan(const attn_group_t *group, uint32_t tile_m, uint32_
         const attn_problem_t *p = &group->problems[i];
         attn_sm90_plan_entry_t *e = &plan->entries[i];
         uint64_t m_blocks = ((uint64_t)p->s_q + tile_m - 1) / tile_m, heads = (uint64_t)p->batch * p->h_q;
+        int32_t row;
 
         if (heads > ATTN_SM90_TILES_MAX || m_blocks > ATTN_SM90_TILES_MAX / heads)
             return ATTN_ERR_TOO_LARGE;
         e->problem = i;
-        e->longest = attn_sm90_key_blocks((int32_t)((m_blocks - 1) * tile_m), (int32_t)tile_m, (int32_t)p->s_q,
-                                          (int32_t)p->s_kv, group->config.causal, (int32_t)tile_n);
+        row = m_blocks == 0 ? 0
+                            : attn_sm90_tile_row((uint32_t)m_blocks - 1, (uint32_t)m_blocks, (int32_t)tile_m,
+                                                 (int32_t)p->s_q, group->config.causal);
+        e->longest = attn_sm90_key_blocks(row, (int32_t)tile_m, (int32_t)p->s_q, (int32_t)p->s_kv, group->config.causal,
+                                          (int32_t)tile_n);
     }
     if (group->count > 1)
         qsort_r(plan->entries, group->count, sizeof(plan->entries[0]), entry_compare, (void *)group->problems);

@@ -20,6 +20,8 @@
  * read, and Q and O pass by: with 32 MB, K and V of 512 tokens are read twice from memory (H100, 512 causal: 122 us;
  * with 8 MB 100, with 4 MB 101; long sequences have one key head per section and do not care). */
 #define ATTN_SM90_SECTION_BYTES (8u << 20)
+/* Query rows of a warp group. */
+#define ATTN_SM90_GROUP_ROWS 64
 /* Tiles of a launch are numbered in 32 bits with room for one failed fetch per block. */
 #define ATTN_SM90_TILES_MAX 0x7fff0000u
 
@@ -53,6 +55,15 @@ ATTN_SM90_BOTH void attn_sm90_tile_locate(const attn_sm90_span_t *span, uint32_t
     *ret_head = head_first + rest % heads;
 }
 
+/* First row of tile `m_block` of the `m_blocks` of a head. Rows that are missing for whole tiles are missing in whole
+ * warp groups from the first tile when causal, which is the shortest: its first rows are negative then. The last one
+ * would leave the fewest warp groups with the most key blocks. */
+ATTN_SM90_BOTH int32_t attn_sm90_tile_row(uint32_t m_block, uint32_t m_blocks, int32_t tile_m, int32_t s_q, bool causal)
+{
+    const int32_t missing = (int32_t)(m_blocks * (uint32_t)tile_m) - s_q;
+    return (int32_t)(m_block * (uint32_t)tile_m) - (causal ? missing / ATTN_SM90_GROUP_ROWS * ATTN_SM90_GROUP_ROWS : 0);
+}
+
 /* Keys that row `row` sees: min(s_kv, row + s_kv - s_q + 1) when causal, never negative. */
 ATTN_SM90_BOTH int32_t attn_sm90_visible_keys(int32_t row, int32_t s_q, int32_t s_kv, bool causal)
 {
@@ -74,12 +85,12 @@ ATTN_SM90_BOTH int32_t attn_sm90_key_blocks(int32_t row_first, int32_t tile_m, i
     return blocks < 1 ? 1 : blocks;
 }
 
-/* Key blocks of them that the rows [row_first, row_first + rows) see, the first ones: 0 when no such row exists, at
- * least one otherwise. */
+/* Key blocks of them that a warp group's rows [row_first, row_first + rows) see, the first ones: 0 when it has no row,
+ * at least one otherwise. */
 ATTN_SM90_BOTH int32_t attn_sm90_live_blocks(int32_t row_first, int32_t rows, int32_t s_q, int32_t s_kv, bool causal,
                                              int32_t tile_n)
 {
-    return row_first < s_q ? attn_sm90_key_blocks(row_first, rows, s_q, s_kv, causal, tile_n) : 0;
+    return row_first >= 0 && row_first < s_q ? attn_sm90_key_blocks(row_first, rows, s_q, s_kv, causal, tile_n) : 0;
 }
 
 #ifdef __cplusplus

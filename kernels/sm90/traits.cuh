@@ -4,16 +4,17 @@
 
 #include <cstdint>
 
+#include "scheduler.h"
 #include "tiles.cuh"
 
 namespace attn_sm90 {
 
-constexpr int kWarpGroup = 128;   // threads
-constexpr int kRowsPerGroup = 64; // query rows of a consumer warp group: the M of wgmma
-constexpr int kMostGroups = 3;    // consumer warp groups of the largest tile
-constexpr int kColumn = 64;       // elements in a 128-byte row of swizzled shared memory
-constexpr int kTileSlots = 4;     // tiles announced by the producer and not yet finished
-constexpr int kTilesAhead = 2;    // requests of the load warp that the scheduler warp may not have seen yet
+constexpr int kWarpGroup = 128;                     // threads
+constexpr int kRowsPerGroup = ATTN_SM90_GROUP_ROWS; // of a consumer warp group: the M of wgmma
+constexpr int kMostGroups = 3;                      // consumer warp groups of the largest tile
+constexpr int kColumn = 64;                         // elements in a 128-byte row of swizzled shared memory
+constexpr int kTileSlots = 4;                       // tiles announced by the producer and not yet finished
+constexpr int kTilesAhead = 2; // requests of the load warp that the scheduler warp may not have seen yet
 constexpr int kSharedMax = 227 * 1024;
 
 // What the consumers must know about a tile; written by the producer.

@@ -105,7 +105,9 @@ static Work work_of(const attn_config_t &config, const std::vector<attn_problem_
     Work work = {plan.tiles, 0, entries[0].longest, 0};
     for (const attn_problem_t &p : problems) {
         const int32_t s_q = static_cast<int32_t>(p.s_q), s_kv = static_cast<int32_t>(p.s_kv);
-        for (int32_t row = 0; row < s_q; row += kernel.rows) {
+        const uint32_t m_blocks = static_cast<uint32_t>((s_q + kernel.rows - 1) / kernel.rows);
+        for (uint32_t m = 0; m < m_blocks; ++m) {
+            const int32_t row = attn_sm90_tile_row(m, m_blocks, kernel.rows, s_q, config.causal);
             work.steps +=
                 static_cast<uint64_t>(p.batch) * p.h_q *
                 static_cast<uint64_t>(attn_sm90_key_blocks(row, kernel.rows, s_q, s_kv, config.causal, kernel.keys));

@@ -66,7 +66,8 @@ static void check_problem(const attn_problem_t *p, bool causal)
         ck_assert_uint_lt(head, span->heads);
         ck_assert_int_eq(seen[m * span->heads + head], 0);
         seen[m * span->heads + head] = 1;
-        blocks = attn_sm90_key_blocks((int32_t)m * 128, 128, (int32_t)p->s_q, (int32_t)p->s_kv, causal, 128);
+        blocks = attn_sm90_key_blocks(attn_sm90_tile_row(m, span->m_blocks, 128, (int32_t)p->s_q, causal), 128,
+                                      (int32_t)p->s_q, (int32_t)p->s_kv, causal, 128);
         ck_assert_int_ge(blocks, 1);
         section = head / span->section_heads;
         section = section < span->sections ? section : span->sections - 1;
@@ -212,6 +213,13 @@ START_TEST(visible_keys)
     ck_assert_int_eq(attn_sm90_key_blocks(0, 128, 100, 100, true, 128), 1);
     ck_assert_int_eq(attn_sm90_key_blocks(128, 128, 200, 200, true, 80), 3);
     ck_assert_int_eq(attn_sm90_key_blocks(0, 128, 500, 10, true, 128), 1); /* sees nothing, walks one block */
+    ck_assert_int_eq(attn_sm90_live_blocks(-64, 64, 512, 512, true, 128), 0);
+    /* 512 rows in 3 tiles of 192: 64 are missing, from the first tile when causal. */
+    ck_assert_int_eq(attn_sm90_tile_row(0, 3, 192, 512, false), 0);
+    ck_assert_int_eq(attn_sm90_tile_row(0, 3, 192, 512, true), -64);
+    ck_assert_int_eq(attn_sm90_tile_row(2, 3, 192, 512, true), 320);
+    ck_assert_int_eq(attn_sm90_tile_row(2, 3, 192, 513, true), 384); /* 63: less than a warp group */
+    ck_assert_int_eq(attn_sm90_tile_row(0, 1, 128, 1, true), -64);
     /* A warp group's part of a tile of 192 rows and blocks of 128 keys: its rows end at 64, 128, 192. */
     ck_assert_int_eq(attn_sm90_live_blocks(0, 64, 192, 192, true, 128), 1);
     ck_assert_int_eq(attn_sm90_live_blocks(64, 64, 192, 192, true, 128), 1);
