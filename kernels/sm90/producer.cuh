@@ -114,9 +114,11 @@ __device__ __forceinline__ bool announce(typename T::Shared &sm, const GroupArgs
         const int32_t row = attn_sm90_tile_row(m_block, span->m_blocks, T::kRows, s_q, T::kCausal);
         const int32_t live =
             attn_sm90_live_blocks(row + lane * kRowsPerGroup, kRowsPerGroup, s_q, s_kv, T::kCausal, T::kKeys);
+        int32_t most = 0;
 #pragma unroll
         for (int g = 0; g < T::kGroups; ++g) {
             const int32_t of_group = __shfl_sync(0xffffffffu, live, g);
+            most = max(most, of_group);
             if (lane == 0) {
                 info.live_blocks[g] = of_group;
             }
@@ -127,7 +129,7 @@ __device__ __forceinline__ bool announce(typename T::Shared &sm, const GroupArgs
             const uint32_t problem_head = span_head - member * span->problem_heads;
             const uint32_t batch = problem_head / h_q, head = problem_head - batch * h_q;
             info.row = row;
-            info.key_blocks = attn_sm90_key_blocks(row, T::kRows, s_q, s_kv, T::kCausal, T::kKeys);
+            info.key_blocks = most;
             info.s_q = s_q;
             info.s_kv = s_kv;
             info.scale = scale;
