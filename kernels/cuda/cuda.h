@@ -28,10 +28,6 @@ typedef struct attn_cuda_move {
 } attn_cuda_move_t;
 int attn_cuda_gather(const attn_cuda_move_t *moves, uint32_t count, void *stream);
 
-/* Bytes of q, k and v that one launch of the variant reads from where they are, at most: a tensor counts as often as it
- * is read. UINT64_MAX for a variant that reads them again and again, so that they belong into device memory. Pure. */
-uint64_t attn_cuda_variant_reads(const attn_variant_t *variant, const attn_spec_t *spec, const attn_sizes_t *sizes);
-
 /* Fills *err for a failed CUDA call: NO_MEMORY or DEVICE. `rc` is a cudaError_t. "<what>: <CUDA's sentence>". */
 attn_status_t attn_cuda_error(attn_error_t *err, int rc, const char *what);
 

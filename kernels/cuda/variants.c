@@ -4,7 +4,6 @@
 #include <string.h>
 
 #include "attn/engine_variants.h"
-#include "cuda/cuda.h"
 #include "faults/faults.h"
 #include "faults/faults_info.h"
 #include "reference/reference_info.h"
@@ -34,19 +33,4 @@ const attn_variant_t *attn_cuda_variant_find(const char *name)
         if (strcmp(device_faults[i].info->name, name) == 0)
             return &device_faults[i];
     return attn_fault_variant_find(name);
-}
-
-/* Query rows of a tile of `unified`, at least (sm90/tiles.cuh). Every tile of a query head reads the head's K and V. */
-#define UNIFIED_TILE_ROWS 128u
-
-uint64_t attn_cuda_variant_reads(const attn_variant_t *variant, const attn_spec_t *spec, const attn_sizes_t *sizes)
-{
-    if (variant->launch != attn_variant_unified.launch || spec->h_kv == 0)
-        return UINT64_MAX;
-    /* No sequence of a packed request has more tiles than all rows together would have. */
-    uint64_t tiles = ((uint64_t)spec->s_q + UNIFIED_TILE_ROWS - 1) / UNIFIED_TILE_ROWS, times, again, reads;
-    if (__builtin_mul_overflow(tiles, (uint64_t)(spec->h_q / spec->h_kv), &times) ||
-        __builtin_mul_overflow(times, sizes->k + sizes->v, &again) || __builtin_add_overflow(again, sizes->q, &reads))
-        return UINT64_MAX;
-    return reads;
 }

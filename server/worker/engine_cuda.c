@@ -16,14 +16,9 @@
  * and 36.8 us, 256 KiB 35.9 and 40.9, 512 KiB 65.9 and 72.6, 8 MiB 438 and 350. */
 #define DIRECT_BYTES (UINT64_C(512) << 10)
 
-/* A lone group's inputs are read over PCIe by the kernel that computes with them when that is no more than this, K and
- * V counted once for every tile that reads them: 384 KiB where 192 KiB are sent as 64 rows of 8 heads on 2. It costs
- * what is read again, 20 ns per KiB at 50 GB/s, and saves a launch, an event, and the wait of one kernel for another.
- */
-#define DIRECT_IN_BYTES (UINT64_C(512) << 10)
-
-/* Other inputs of a lone group up to this size are fetched by a kernel. H100, p50 of one request, with and without: 192
- * KiB 29.2 and 31.9 us, 384 KiB 35.6 and 35.9, 1.5 MiB 68.1 and 65.9. */
+/* Inputs of a lone group up to this size are fetched by a kernel. H100, p50 of one request, with and without: 192
+ * KiB 29.2 and 31.9 us, 384 KiB 35.6 and 35.9, 1.5 MiB 68.1 and 65.9. (The attention kernel reading 192 KiB in host
+ * memory itself, by TMA: 96.) */
 #define GATHER_BYTES (UINT64_C(256) << 10)
 
 static void cuda_close(attn_engine_t *engine)
@@ -81,7 +76,6 @@ static attn_status_t cuda_open(const attn_engine_setup_t *setup, attn_engine_t *
         return attn_error_set(err, ATTN_ERR_NO_MEMORY, "no memory for the CUDA engine");
     engine->setup = *setup;
     engine->direct_bytes = DIRECT_BYTES;
-    engine->direct_in_bytes = DIRECT_IN_BYTES;
     engine->gather_bytes = GATHER_BYTES;
     engine->row_copies = engine->batch_copies = true;
     engine->threads = (unsigned)(attn_cpus_usable() + 0.5);

@@ -115,7 +115,7 @@ typedef struct attn_cuda_flight {
     int64_t due_ns;              /* of a large one: the earlier, the sooner its inputs go */
     attn_cuda_cursor_t in, back; /* copies in, copies out */
     bool direct;                 /* the kernel writes the answers to their places itself */
-    bool direct_in;              /* the kernel reads the inputs from their places itself */
+    bool in_place;               /* nothing to fetch: all inputs are in device memory */
     bool apart;                  /* copies have streams of their own */
     attn_addresses_t device[ATTN_WIRE_GROUP_MAX];
 } attn_cuda_flight_t;
@@ -167,12 +167,9 @@ struct attn_engine {
 
     /* Answers of a group up to this size in all are written by the kernel to pinned memory rather than copied there. */
     uint64_t direct_bytes;
-    /* Inputs of a lone group are read from pinned memory by the kernel when it reads no more than this in all, what it
-     * reads again counted again. */
-    uint64_t direct_in_bytes;
-    /* Else inputs of a lone group up to this size in all are fetched by a kernel rather than by copies. */
+    /* Inputs of a lone group up to this size in all are fetched by a kernel rather than by copies. */
     uint64_t gather_bytes;
-    bool fetch_apart;  /* both also beside other groups: for tests and measurements */
+    bool gather_apart; /* also beside other groups: for tests and measurements */
     bool row_copies;   /* copies at even distances are one with rows */
     bool batch_copies; /* the other copies of a group are queued by one call */
 };

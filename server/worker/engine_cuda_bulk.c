@@ -82,7 +82,7 @@ static uint32_t tensors_of(const attn_cuda_flight_t *flight, uint32_t slice, boo
         ret[0] = (tensor_t){ATTN_TENSOR_Q, device->q, host->q, &spans->q};
         ret[1] = (tensor_t){ATTN_TENSOR_K, device->k, host->k, &spans->k};
         ret[2] = (tensor_t){ATTN_TENSOR_V, device->v, host->v, &spans->v};
-        return flight->direct_in ? 0 : TENSORS_IN;
+        return flight->in_place ? 0 : TENSORS_IN;
     }
     ret[0] = (tensor_t){ATTN_TENSOR_O, device->o, host->o, &spans->o};
     ret[1] = (tensor_t){ATTN_TENSOR_LSE, device->lse, host->lse, &spans->lse};
@@ -193,7 +193,7 @@ static attn_status_t slice_launch(attn_engine_t *engine, attn_cuda_flight_t *fli
     uint32_t slice = flight->in.slice;
     if (!group->checkpoint(group->checkpoint_arg))
         return flight_cancel(engine, flight);
-    if (!flight->direct_in) {
+    if (!flight->in_place) {
         cudaError_t rc = cudaEventRecord(flight->copied_in[slice], engine->in);
         if (rc != cudaSuccess)
             return attn_cuda_error(&group->error, (int)rc, "the group cannot be queued");
@@ -289,7 +289,7 @@ void attn_cuda_bulk_begin(attn_engine_t *engine, attn_cuda_flight_t *flight)
     flight->in = flight->back = (attn_cuda_cursor_t){0};
     flight->queued = true;
     bulk->flight[bulk->count++] = flight;
-    cudaError_t rc = cudaEventRecord(flight->began, flight->direct_in ? bulk->compute : engine->in);
+    cudaError_t rc = cudaEventRecord(flight->began, flight->in_place ? bulk->compute : engine->in);
     if (rc != cudaSuccess)
         flight_fail(bulk, flight, attn_cuda_error(&flight->group->error, (int)rc, "the group cannot be queued"));
     attn_cuda_bulk_pump(engine);

@@ -2,9 +2,8 @@
  * stream of its own where other groups are under way, so that copies of one run under the kernel of another. Main
  * thread; owns the flight's events, memory and problems.
  *
- * A lone group of small tensors stays on one stream, where nothing waits for an event; of the smallest, the kernel
- * itself reads the inputs and writes the answers in host memory, so that there is nothing but one launch. A lone large
- * request is cut into slices, whose copies run under each other's computation. */
+ * A lone group of small tensors stays on one stream, where nothing waits for an event. A lone large request is cut into
+ * slices, whose copies run under each other's computation. */
 #include <stdlib.h>
 
 #include "attn/engine_variants.h"
@@ -94,38 +93,17 @@ static bool outputs_direct(const attn_engine_t *engine, const attn_engine_reques
     return direct;
 }
 
-static bool inputs_direct(const attn_engine_t *engine, const attn_engine_request_t *request, attn_addresses_t *at)
+/* Nothing to fetch: what a kernel reads of the group is in device memory already. */
+static bool inputs_in_place(const attn_engine_group_t *group)
 {
-    return tensor_direct(engine, request, ATTN_TENSOR_Q, request->sizes.q, &at->q) &&
-           tensor_direct(engine, request, ATTN_TENSOR_K, request->sizes.k, &at->k) &&
-           tensor_direct(engine, request, ATTN_TENSOR_V, request->sizes.v, &at->v);
-}
-
-/* What the variant reads of a request over the link where inputs stay where they are. */
-static uint64_t link_reads(const attn_variant_t *variant, const attn_engine_request_t *request)
-{
-    attn_sizes_t sizes = request->sizes;
-    sizes.q = request->on_device & ATTN_TENSOR_Q ? 0 : sizes.q;
-    sizes.k = request->on_device & ATTN_TENSOR_K ? 0 : sizes.k;
-    sizes.v = request->on_device & ATTN_TENSOR_V ? 0 : sizes.v;
-    return sizes.q + sizes.k + sizes.v == 0 ? 0 : attn_cuda_variant_reads(variant, &request->spec, &sizes);
-}
-
-/* Beside other groups the kernel would keep multiprocessors waiting for the link; a copy engine does not. */
-static bool may_read_inputs(const queue_t *queue)
-{
-    const attn_engine_t *engine = queue->engine;
-    const attn_engine_group_t *group = queue->flight->group;
-    uint64_t left = attn_cuda_idle(engine) || engine->fetch_apart ? engine->direct_in_bytes : 0;
+    uint64_t bytes = 0;
     for (uint32_t i = 0; i < group->count; i++) {
         const attn_engine_request_t *request = &group->requests[i];
-        attn_addresses_t at = request->at;
-        uint64_t reads = link_reads(queue->flight->variant, request);
-        if (reads > left || !inputs_direct(engine, request, &at))
-            return false;
-        left -= reads;
+        bytes += (request->on_device & ATTN_TENSOR_Q ? 0 : request->sizes.q) +
+                 (request->on_device & ATTN_TENSOR_K ? 0 : request->sizes.k) +
+                 (request->on_device & ATTN_TENSOR_V ? 0 : request->sizes.v);
     }
-    return true;
+    return bytes == 0;
 }
 
 static attn_status_t places_make(queue_t *queue)
@@ -144,7 +122,7 @@ static attn_status_t places_make(queue_t *queue)
         attn_addresses_t answers = group->requests[i].at;
         flight->direct = outputs_direct(queue->engine, &group->requests[i], &answers);
     }
-    flight->direct_in = may_read_inputs(queue);
+    flight->in_place = inputs_in_place(group);
     /* First how much, then where: the slab may move. */
     attn_slab_sort(group->requests, group->count, &queue->order);
     uint64_t bytes =
@@ -154,16 +132,8 @@ static attn_status_t places_make(queue_t *queue)
         return status;
     attn_slab_place_group(group->requests, group->count, &queue->order, flight->slab, !flight->direct, flight->device);
     for (uint32_t i = 0; i < group->count; i++) {
-        attn_addresses_t *device = &flight->device[i];
         if (flight->direct)
-            outputs_direct(queue->engine, &group->requests[i], device);
-        if (flight->direct_in) {
-            const attn_addresses_t *at = &group->requests[i].at;
-            device->q = at->q;
-            device->k = at->k;
-            device->v = at->v;
-            inputs_direct(queue->engine, &group->requests[i], device);
-        }
+            outputs_direct(queue->engine, &group->requests[i], &flight->device[i]);
     }
     return ATTN_OK;
 }
@@ -271,13 +241,8 @@ static attn_status_t copy_in(queue_t *queue)
     attn_engine_t *engine = queue->engine;
     attn_cuda_moves_t *moves = &engine->moves_in;
     queue->flight->group->result.link_in_bytes += moves->bytes;
-    if (queue->flight->direct_in) {
-        moves->count = 0;
-        moves->bytes = 0;
-        return ATTN_OK;
-    }
     /* Beside other groups its blocks would wait for theirs; a copy engine does not. */
-    bool gather = moves->bytes <= engine->gather_bytes && (engine->fetch_apart || !queue->flight->apart);
+    bool gather = moves->bytes <= engine->gather_bytes && (engine->gather_apart || !queue->flight->apart);
     return failed(queue, attn_cuda_moves_queue(engine, moves, true, gather, queue->in, &queue->flight->group->result),
                   "the inputs cannot be copied to the GPU");
 }
@@ -302,7 +267,7 @@ attn_status_t attn_cuda_flight_launch(attn_cuda_flight_t *flight, uint32_t slice
     attn_group_t group = launch_group(flight, slice);
     flight->exec.host_workspace = flight->launch_staging ? flight->staging + slice * flight->launch_staging : NULL;
     cudaError_t rc = cudaSuccess;
-    if (flight->apart && !flight->direct_in)
+    if (flight->apart && !flight->in_place)
         rc = cudaStreamWaitEvent(compute, flight->copied_in[slice], 0);
     if (rc == cudaSuccess && flight->apart)
         rc = cudaEventRecord(flight->launched[slice], compute);
@@ -320,7 +285,7 @@ static attn_status_t slice_queue(queue_t *queue, uint32_t slice)
     attn_cuda_flight_t *flight = queue->flight;
     slice_moves(queue, slice);
     attn_status_t status = copy_in(queue);
-    if (status == ATTN_OK && !flight->direct_in)
+    if (status == ATTN_OK && !flight->in_place)
         status = failed(queue, cudaEventRecord(flight->copied_in[slice], queue->in), "the group cannot be queued");
     if (status == ATTN_OK)
         status = attn_cuda_flight_launch(flight, slice, queue->err);
@@ -401,7 +366,7 @@ attn_status_t attn_cuda_flight_queue(attn_engine_t *engine, attn_cuda_flight_t *
         return status;
     flight->slices = slices_make(engine, flight);
     flight->apart = copies_apart(engine, flight);
-    queue.in = flight->apart && !flight->direct_in ? engine->in : engine->compute;
+    queue.in = flight->apart && !flight->in_place ? engine->in : engine->compute;
     queue.out = flight->apart ? engine->out : engine->compute;
     status = workspace_make(&queue);
     if (status != ATTN_OK || !flight->large)
@@ -416,12 +381,12 @@ attn_status_t attn_cuda_flight_queue(attn_engine_t *engine, attn_cuda_flight_t *
 void attn_cuda_flight_times(const attn_cuda_flight_t *flight, attn_engine_result_t *ret)
 {
     uint32_t last = flight->slices - 1;
-    if (!flight->direct_in)
+    if (!flight->in_place)
         ret->copy_in_us = (uint64_t)attn_cuda_elapsed_us(flight->began, flight->copied_in[last]);
     for (uint32_t i = 0; i <= last; i++) {
-        cudaEvent_t from = flight->apart       ? flight->launched[i]
-                           : flight->direct_in ? flight->began
-                                               : flight->copied_in[i];
+        cudaEvent_t from = flight->apart      ? flight->launched[i]
+                           : flight->in_place ? flight->began
+                                              : flight->copied_in[i];
         ret->kernel_us += attn_cuda_elapsed_us(from, flight->computed[i]);
     }
     ret->kernel_min_us = ret->kernel_us;

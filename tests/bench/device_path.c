@@ -270,21 +270,19 @@ static void tiny(double seconds)
         const char *name;
         lie_t lie;
         bool batch;
-        uint64_t gather, direct, direct_in;
+        uint64_t gather, direct;
     } modes[] = {
-        {"a copy each, answers copied (scattered, as all but one)", SCATTERED, false, 0, 0, 0},
-        {"copies queued at once, answers copied", SCATTERED, true, 0, 0, 0},
-        {"copies queued at once, answers copied (at even distances)", EVENLY, true, 0, 0, 0},
-        {"a copy each, answers written by the kernel", SCATTERED, false, 0, UINT64_C(1) << 30, 0},
-        {"copies queued at once, answers written by the kernel", SCATTERED, true, 0, UINT64_C(1) << 30, 0},
-        {"inputs gathered by a kernel, answers copied", SCATTERED, true, UINT64_C(1) << 30, 0, 0},
-        {"inputs gathered by a kernel, answers written by it", SCATTERED, true, UINT64_C(1) << 30, UINT64_C(1) << 30,
-         0},
-        {"inputs read and answers written by the kernel", SCATTERED, true, 0, UINT64_C(1) << 30, UINT64_C(1) << 30},
+        {"a copy each, answers copied (scattered, as all but one)", SCATTERED, false, 0, 0},
+        {"copies queued at once, answers copied", SCATTERED, true, 0, 0},
+        {"copies queued at once, answers copied (at even distances)", EVENLY, true, 0, 0},
+        {"a copy each, answers written by the kernel", SCATTERED, false, 0, UINT64_C(1) << 30},
+        {"copies queued at once, answers written by the kernel", SCATTERED, true, 0, UINT64_C(1) << 30},
+        {"inputs gathered by a kernel, answers copied", SCATTERED, true, UINT64_C(1) << 30, 0},
+        {"inputs gathered by a kernel, answers written by it", SCATTERED, true, UINT64_C(1) << 30, UINT64_C(1) << 30},
     };
     attn_sizes_t sizes;
     attn_spec_t spec = spec_of(64, 8, 2, &sizes);
-    uint64_t direct = engine->direct_bytes, gather = engine->gather_bytes, direct_in = engine->direct_in_bytes;
+    uint64_t direct = engine->direct_bytes, gather = engine->gather_bytes;
     bool batch = engine->batch_copies;
     printf("tiny (1,64,64,8/2,128) bf16, %.0f KiB in, %.0f KiB out; %d groups in flight; requests/s by group size\n",
            (double)(sizes.q + sizes.k + sizes.v) / 1024, (double)sizes.o / 1024, (int)DEPTH);
@@ -295,8 +293,7 @@ static void tiny(double seconds)
         engine->batch_copies = as_served ? batch : modes[i].batch;
         engine->row_copies = as_served;
         engine->gather_bytes = as_served ? gather : modes[i].gather;
-        engine->direct_in_bytes = as_served ? direct_in : modes[i].direct_in;
-        engine->fetch_apart = !as_served;
+        engine->gather_apart = !as_served;
         engine->direct_bytes = as_served ? direct : modes[i].direct;
         printf("  %s%-*s", as_served ? "as the engine is set, " : "", as_served ? 42 : 64,
                as_served ? lie_names[lie] : modes[i].name);

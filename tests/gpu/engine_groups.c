@@ -127,22 +127,20 @@ void test_groups(attn_engine_t *engine, attn_memory_t *memory, uint64_t first, c
             check(alone.error.status == ATTN_OK, "alone: %s", alone.error.message);
         }
     memcpy(expected, output, bytes);
-    uint64_t direct = engine->direct_bytes, direct_in = engine->direct_in_bytes, gather = engine->gather_bytes;
-    for (int mode = 0; mode < 16; mode++) {
+    uint64_t direct = engine->direct_bytes, gather = engine->gather_bytes;
+    for (int mode = 0; mode < 8; mode++) {
         char name[64];
         engine->direct_bytes = mode & 1 ? UINT64_C(1) << 30 : 0;
         engine->gather_bytes = mode & 2 ? UINT64_C(1) << 30 : 0;
         engine->batch_copies = mode & 4;
-        engine->direct_in_bytes = mode & 8 ? UINT64_C(1) << 30 : 0;
-        engine->fetch_apart = true;
-        snprintf(name, sizeof name, "%s%s%s%s%s", where, mode & 1 ? " direct" : "", mode & 2 ? " gather" : "",
-                 mode & 4 ? " batch" : "", mode & 8 ? " direct-in" : "");
+        engine->gather_apart = true;
+        snprintf(name, sizeof name, "%s%s%s%s", where, mode & 1 ? " direct" : "", mode & 2 ? " gather" : "",
+                 mode & 4 ? " batch" : "");
         batches_run(engine, batches, expected, bytes, name);
     }
     engine->direct_bytes = direct;
     engine->gather_bytes = gather;
-    engine->direct_in_bytes = direct_in;
-    engine->fetch_apart = false;
+    engine->gather_apart = false;
     engine->batch_copies = true;
     free(expected);
 }

@@ -146,34 +146,6 @@ static void test_slices(void)
     }
 }
 
-/* What a launch reads decides whether inputs stay in host memory. */
-static void test_reads(void)
-{
-    static const struct {
-        const char *variant;
-        uint32_t layout, batch, h_q, h_kv;
-        int64_t s_q, s_kv;
-        uint64_t reads;
-    } cases[] = {
-        {"unified", ATTN_LAYOUT_BSHD, 1, 8, 2, 64, 64, (128 + 4 * 64) << 10},
-        {"unified", ATTN_LAYOUT_BHSD, 3, 8, 2, 64, 64, 3 * (128 + 4 * 64) << 10},
-        {"unified", ATTN_LAYOUT_BSHD, 1, 8, 8, 128, 64, (256 + 256) << 10},
-        {"unified", ATTN_LAYOUT_BSHD, 1, 8, 8, 129, 64, (258 + 2 * 256) << 10},
-        {"unified", ATTN_LAYOUT_THD, 4, 8, 2, 129, 64, (258 + 2 * 4 * 64) << 10},
-        {"unified", ATTN_LAYOUT_BSHD, 1, 8, 2, 0, 64, 0},
-        {"reference", ATTN_LAYOUT_BSHD, 1, 8, 2, 64, 64, UINT64_MAX},
-        {"null", ATTN_LAYOUT_BSHD, 1, 8, 2, 64, 64, UINT64_MAX},
-    };
-    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
-        attn_sizes_t sizes;
-        attn_spec_t spec = check_spec(ATTN_DTYPE_BF16, cases[i].layout, cases[i].batch, cases[i].s_q, cases[i].s_kv,
-                                      cases[i].h_q, cases[i].h_kv, 128, false, 0, &sizes);
-        uint64_t reads = attn_cuda_variant_reads(attn_cuda_variant_find(cases[i].variant), &spec, &sizes);
-        check(reads == cases[i].reads, "case %zu reads %llu bytes, not %llu", i, (unsigned long long)reads,
-              (unsigned long long)cases[i].reads);
-    }
-}
-
 static void keep_first(const char *found, int index, const char *name, void *arg)
 {
     (void)arg;
@@ -332,8 +304,8 @@ static int by_value(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-/* What a request costs inside the engine: its output written directly or copied, its inputs copied, fetched by a kernel
- * or read directly, at once after the last one or after a pause in which the device may doze off. */
+/* What a request costs inside the engine: its output written directly or copied, its inputs copied or fetched by a
+ * kernel, at once after the last one or after a pause in which the device may doze off. */
 static void bench(attn_engine_t *engine, attn_memory_t *memory, const char *variant, int64_t s, uint32_t h_q,
                   uint32_t h_kv, int n)
 {
@@ -345,13 +317,14 @@ static void bench(attn_engine_t *engine, attn_memory_t *memory, const char *vari
     double times[1000];
     static const struct {
         const char *inputs;
-        bool direct, gather, direct_in;
+        bool direct, gather;
         int pause_us;
-    } modes[] = {{"copied", false, false, false, 0},  {"copied", true, false, false, 0},
-                 {"gathered", true, true, false, 0},  {"direct", true, false, true, 0},
-                 {"copied", true, false, false, 100}, {"gathered", true, true, false, 100},
-                 {"direct", true, false, true, 100}};
-    uint64_t direct = engine->direct_bytes, gather = engine->gather_bytes, direct_in = engine->direct_in_bytes;
+    } modes[] = {{"copied", false, false, 0},
+                 {"copied", true, false, 0},
+                 {"gathered", true, true, 0},
+                 {"copied", true, false, 100},
+                 {"gathered", true, true, 100}};
+    uint64_t direct = engine->direct_bytes, gather = engine->gather_bytes;
     for (size_t mode = 0; mode < sizeof modes / sizeof modes[0]; mode++) {
         task_t t;
         attn_engine_result_t result;
@@ -359,7 +332,6 @@ static void bench(attn_engine_t *engine, attn_memory_t *memory, const char *vari
         task_make(&t, ATTN_OP_RUN, variant, &spec, &sizes, 0);
         engine->direct_bytes = modes[mode].direct ? UINT64_C(1) << 30 : 0;
         engine->gather_bytes = modes[mode].gather ? UINT64_C(1) << 30 : 0;
-        engine->direct_in_bytes = modes[mode].direct_in ? UINT64_C(1) << 30 : 0;
         for (int i = -20; i < n; i++) {
             for (double until = check_now_ms() + modes[mode].pause_us / 1000.0; check_now_ms() < until;) {
             }
@@ -380,7 +352,6 @@ static void bench(attn_engine_t *engine, attn_memory_t *memory, const char *vari
     }
     engine->direct_bytes = direct;
     engine->gather_bytes = gather;
-    engine->direct_in_bytes = direct_in;
 }
 
 static void test_refusals(attn_engine_t *engine, attn_memory_t *memory)
@@ -478,7 +449,6 @@ static void test_oob(attn_engine_t *engine, attn_memory_t *memory)
 int main(void)
 {
     test_slices();
-    test_reads();
     attn_engine_cuda_list(keep_first, NULL);
     if (uuid[0] == '\0') {
         printf("skipped: no GPU\n");
