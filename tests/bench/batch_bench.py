@@ -42,22 +42,26 @@ class Bench:
 
     def tiny(self):
         body = common.body_file(self.folder, "tiny", **TINY)
-        kinds = {"attnd": [], "attnd, delay 100 us": ["--max-queue-delay-us", "100"],
-                 "attnd, delay 300 us": ["--max-queue-delay-us", "300"], "attnd, no batching": ["--max-group-requests", "1"]}
+        kinds = {"attnd": []}
+        kinds |= {f"attnd, delay {us} us": ["--max-queue-delay-us", str(us)] for us in (100, 300, 500)}
+        kinds["attnd, no batching"] = ["--max-group-requests", "1"]
         servers = {name: self.attnd(*flags) for name, flags in kinds.items()}
         if not self.options.no_peer:
             servers["aiohttp+torch"] = common.torch_service(self.options.python, self.options.device)
         seen = {name: [] for name in servers}
-        launches = {}
+        launches = {name: [] for name in kinds}
         try:
-            for _ in range(self.options.rounds):
-                for name, server in servers.items():
-                    before = common.metrics(server) if name in kinds else {}
-                    seen[name].append(self.load(server, body, 64))
+            for i in range(max(3, self.options.rounds)):
+                # Each round begins with another server: whoever is first after a pause may come out slower.
+                names = list(servers)
+                for name in names[i % len(names):] + names[:i % len(names)]:
+                    before = common.metrics(servers[name]) if name in kinds else {}
+                    seen[name].append(self.load(servers[name], body, 64))
                     if name in kinds:
-                        after = common.metrics(server)
-                        requests = after["attnd_device_requests_total"] - before.get("attnd_device_requests_total", 0)
-                        launches[name] = (after["attnd_device_launches_total"] - before.get("attnd_device_launches_total", 0)) / requests
+                        after = common.metrics(servers[name])
+                        requests, done = (after[f"attnd_device_{what}_total"] - before.get(f"attnd_device_{what}_total", 0)
+                                          for what in ("requests", "launches"))
+                        launches[name].append(done / requests)
         finally:
             for server in servers.values():
                 server.stop()
@@ -65,7 +69,8 @@ class Bench:
         peer = common.median([r["rps"] for r in seen["aiohttp+torch"]]) if not self.options.no_peer else None
         for name, rounds in seen.items():
             rps = common.median([r["rps"] for r in rounds])
-            note = f"  launches per request {launches[name]:.3f} ({bar(launches[name] <= 1 / 8)} 1/8)" if name in launches else ""
+            each = common.median(launches[name]) if name in kinds else None
+            note = f"  launches per request {each:.3f} ({bar(each <= 1 / 8)} 1/8)" if name in kinds else ""
             note += f"  x {rps / peer:.1f} of the peer ({bar(rps >= 10 * peer)} 10)" if peer and name in kinds else ""
             print(f"  {name:22} {rps:9.0f} requests/s  p50 {common.median([r['p50_us'] for r in rounds]):8.0f} us  "
                   f"p99 {common.median([r['p99_us'] for r in rounds]):8.0f} us{note}")
@@ -117,7 +122,7 @@ class Bench:
         finally:
             server.stop()
         longest = max(kernel.values())
-        print(f"\nPoisson mix of lengths over the ring at 70 % of the peak of {peak:.0f} requests/s; longest kernel {longest:.0f} us; "
+        print(f"\nPoisson mix of lengths over the ring at {0.7 * peak:.0f} requests/s, 70 % of the peak; longest kernel {longest:.0f} us; "
               f"merged {run['total']['batch_size']:.1f} on average; failed {run['total']['failed']}")
         for row in run["classes"]:
             name = row["class"]

@@ -31,7 +31,7 @@ has() { [[ " $parts " == *" $1 "* ]]; }
 has path && step 60 "$tree/bench/device_path" 0.3
 has sched && step 40 "$tree/bench/sched_latency" --worker "$worker" --devices 0 --variant unified --requests 20000
 for part in tiny one poisson flood; do
-    has "$part" && step 60 "$python" tests/bench/batch_bench.py --tree "$tree" --device cuda --rounds 2 --only "$part"
+    has "$part" && step 90 "$python" tests/bench/batch_bench.py --tree "$tree" --device cuda --rounds 2 --only "$part"
 done
 if has gpus; then
     # 24 MiB in, 16 MiB out, about 1 ms of kernel: bound by kernels.
