@@ -36,7 +36,10 @@ class Bench:
         return common.attnd(self.options.bin, *self.devices, *flags)
 
     def load(self, server, body, callers, seconds=None, warmup=0.5):
-        return common.load(self.options.load, server, "/v1/attention", body, callers, seconds or self.options.seconds, warmup)
+        # One thread of the client is the limit from about 20,000 requests/s on.
+        threads = max(1, min(4, callers // 4, (os.cpu_count() or 1) // 4))
+        return common.load(self.options.load, server, "/v1/attention", body, callers, seconds or self.options.seconds, warmup,
+                           ("--threads", str(threads)))
 
     # ---- 64 callers ----
 

@@ -1,15 +1,17 @@
 /* tests/bench/http_load.c: an HTTP/1.1 load client that is never the slow side of a comparison.
  *
- * N keep-alive connections on one epoll thread, each with one request in flight, all sending the same body. One
- * request is one sendmsg of head and body and as few reads as the kernel gives; latency runs from the first byte sent
- * to the last byte received. With --parts it says where that time went. With --poll it never sleeps, so that waking its
- * own core is no part of what it measures. Prints one JSON object. Owns everything it opens; the only thread. */
+ * N keep-alive connections on one or more epoll threads, each with one request in flight, all sending the same body.
+ * One request is one sendmsg of head and body and as few reads as the kernel gives; latency runs from the first byte
+ * sent to the last byte received. With --parts it says where that time went. With --poll it never sleeps, so that
+ * waking its own core is no part of what it measures. Prints one JSON object. Owns everything it opens; a thread shares
+ * nothing with the others but the body. */
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <getopt.h>
 #include <netdb.h>
 #include <netinet/tcp.h>
+#include <pthread.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -50,6 +52,9 @@ typedef struct load {
     uint64_t body_len;
     int epoll_fd;
     char *sink;
+    conn_t *conns;
+    int connections;
+    int64_t begin_ns, end_ns; /* of what is measured */
     samples_t samples;
     uint64_t errors, answered_bytes;
     bool measuring, polls, parts;
@@ -261,13 +266,59 @@ static void load_run(load_t *load, int64_t until_ns)
     }
 }
 
+static void *load_thread(void *arg)
+{
+    load_t *load = arg;
+    load->sink = malloc(SINK_BYTES);
+    load->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
+    load->conns = calloc((size_t)load->connections, sizeof *load->conns);
+    if (load->sink == NULL || load->conns == NULL || load->epoll_fd < 0)
+        die("set-up");
+    for (int i = 0; i < load->connections; i++) {
+        conn_open(load, &load->conns[i]);
+        if (!conn_start(load, &load->conns[i]))
+            die("send");
+    }
+    load_run(load, load->begin_ns);
+    load->measuring = true;
+    load->answered_bytes = 0;
+    load_run(load, load->end_ns);
+    return NULL;
+}
+
+/* Runs the connections of `all` on `threads` threads, and adds up in `all` what they measured. */
+static void load_threads(load_t *all, int threads)
+{
+    load_t *loads = calloc((size_t)threads, sizeof *loads);
+    pthread_t *ids = calloc((size_t)threads, sizeof *ids);
+    if (loads == NULL || ids == NULL)
+        die("set-up");
+    for (int i = 0; i < threads; i++) {
+        loads[i] = *all;
+        loads[i].connections = all->connections / threads + (i < all->connections % threads);
+        if (pthread_create(&ids[i], NULL, load_thread, &loads[i]) != 0)
+            die("pthread_create");
+    }
+    for (int i = 0; i < threads; i++) {
+        pthread_join(ids[i], NULL);
+        for (size_t j = 0; j < loads[i].samples.count; j++)
+            if (!samples_add(&all->samples, &loads[i].samples.sample[j]))
+                die("samples");
+        all->errors += loads[i].errors;
+        all->answered_bytes += loads[i].answered_bytes;
+        if (all->first_bad_status == 0)
+            all->first_bad_status = loads[i].first_bad_status;
+    }
+}
+
 static void usage(void)
 {
     puts(
         "http_load --port N --path PATH --body FILE [--host 127.0.0.1] [--type MEDIA] [--connections 1]\n"
-        "          [--seconds 5] [--warmup 1] [--source ADDRESS] [--poll] [--parts]\n"
+        "          [--threads 1] [--seconds 5] [--warmup 1] [--source ADDRESS] [--poll] [--parts]\n"
         "Posts the body over keep-alive connections, one request in flight on each; prints JSON with requests per\n"
         "second and latency percentiles in microseconds.\n"
+        "--threads: how many threads share the connections, so that a client's core is not the limit.\n"
         "--source: call from this IPv4 address, such as 127.0.0.2: another peer to the server.\n"
         "--poll: look for answers without ever sleeping.\n"
         "--parts: also where the time went: sending, waiting and receiving by the client's clock, and what answers of\n"
@@ -278,22 +329,17 @@ int main(int argc, char **argv)
 {
     const char *host = "127.0.0.1", *port = NULL, *path = "/", *body = NULL, *type = "application/octet-stream";
     const char *source = NULL;
-    int connections = 1;
+    int connections = 1, threads = 1;
     bool polls = false, with_parts = false;
     double seconds = 5, warmup = 1;
-    static const struct option options[] = {{"host", required_argument, 0, 'h'},
-                                            {"port", required_argument, 0, 'p'},
-                                            {"path", required_argument, 0, 'u'},
-                                            {"body", required_argument, 0, 'b'},
-                                            {"type", required_argument, 0, 't'},
-                                            {"connections", required_argument, 0, 'c'},
-                                            {"seconds", required_argument, 0, 's'},
-                                            {"warmup", required_argument, 0, 'w'},
-                                            {"source", required_argument, 0, 'f'},
-                                            {"poll", no_argument, 0, 'l'},
-                                            {"parts", no_argument, 0, 'a'},
-                                            {"help", no_argument, 0, '?'},
-                                            {0, 0, 0, 0}};
+    static const struct option options[] = {
+        {"host", required_argument, 0, 'h'},    {"port", required_argument, 0, 'p'},
+        {"path", required_argument, 0, 'u'},    {"body", required_argument, 0, 'b'},
+        {"type", required_argument, 0, 't'},    {"connections", required_argument, 0, 'c'},
+        {"threads", required_argument, 0, 'n'}, {"seconds", required_argument, 0, 's'},
+        {"warmup", required_argument, 0, 'w'},  {"source", required_argument, 0, 'f'},
+        {"poll", no_argument, 0, 'l'},          {"parts", no_argument, 0, 'a'},
+        {"help", no_argument, 0, '?'},          {0, 0, 0, 0}};
     for (int c; (c = getopt_long(argc, argv, "", options, NULL)) != -1;) {
         switch (c) {
         case 'h':
@@ -313,6 +359,9 @@ int main(int argc, char **argv)
             break;
         case 'c':
             connections = atoi(optarg);
+            break;
+        case 'n':
+            threads = atoi(optarg);
             break;
         case 's':
             seconds = atof(optarg);
@@ -334,12 +383,12 @@ int main(int argc, char **argv)
             return c == '?' ? 0 : 2;
         }
     }
-    if (port == NULL || body == NULL || connections < 1) {
+    if (port == NULL || body == NULL || connections < 1 || threads < 1 || threads > connections) {
         usage();
         return 2;
     }
 
-    load_t load = {.source = source, .polls = polls, .parts = with_parts};
+    load_t load = {.source = source, .polls = polls, .parts = with_parts, .connections = connections};
     struct addrinfo *found = NULL, hints = {.ai_socktype = SOCK_STREAM};
     if (getaddrinfo(host, port, &hints, &found) != 0)
         die("getaddrinfo");
@@ -359,23 +408,10 @@ int main(int argc, char **argv)
         (size_t)snprintf(load.head, sizeof load.head,
                          "POST %s HTTP/1.1\r\nHost: %s:%s\r\nContent-Type: %s\r\nContent-Length: %llu\r\n\r\n", path,
                          host, port, type, (unsigned long long)load.body_len);
-    load.sink = malloc(SINK_BYTES);
-    load.epoll_fd = epoll_create1(EPOLL_CLOEXEC);
-    conn_t *conns = calloc((size_t)connections, sizeof *conns);
-    if (load.sink == NULL || conns == NULL || load.epoll_fd < 0)
-        die("set-up");
-    for (int i = 0; i < connections; i++) {
-        conn_open(&load, &conns[i]);
-        if (!conn_start(&load, &conns[i]))
-            die("send");
-    }
-
-    load_run(&load, now_ns() + (int64_t)(warmup * 1e9));
-    load.measuring = true;
-    load.answered_bytes = 0;
-    int64_t begin = now_ns();
-    load_run(&load, begin + (int64_t)(seconds * 1e9));
-    double took = (double)(now_ns() - begin) / 1e9;
+    load.begin_ns = now_ns() + (int64_t)(warmup * 1e9);
+    load.end_ns = load.begin_ns + (int64_t)(seconds * 1e9);
+    load_threads(&load, threads);
+    double took = (double)(now_ns() - load.begin_ns) / 1e9;
 
     samples_sort(&load.samples);
     const double count = (double)load.samples.count;

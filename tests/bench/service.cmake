@@ -1,6 +1,6 @@
 # The load client of the service and upload benchmarks, and what the loopback takes without a service.
 add_executable(http_load ${CMAKE_CURRENT_LIST_DIR}/http_load.c ${CMAKE_CURRENT_LIST_DIR}/http_samples.c)
-target_link_libraries(http_load PRIVATE attn_options)
+target_link_libraries(http_load PRIVATE attn_options Threads::Threads)
 set_target_properties(http_load PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/bench)
 add_executable(http_floor ${CMAKE_CURRENT_LIST_DIR}/http_floor.c)
 target_link_libraries(http_floor PRIVATE attn_options)
