@@ -1,4 +1,5 @@
 # The load client of the service and upload benchmarks, and what the loopback takes without a service.
+find_package(Threads REQUIRED)
 add_executable(http_load ${CMAKE_CURRENT_LIST_DIR}/http_load.c ${CMAKE_CURRENT_LIST_DIR}/http_samples.c)
 target_link_libraries(http_load PRIVATE attn_options Threads::Threads)
 set_target_properties(http_load PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/bench)
