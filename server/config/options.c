@@ -95,12 +95,13 @@ static const option_t table[] = {
     BYTES("max-group-bytes", max_group_bytes, "64M", 1, GIB(64), "their tensors"),
     NUMBER("max-group-cost-us", max_group_cost_us, "1000", 1, 1e9,
            "their expected time; a request above one of these limits runs alone"),
-    NUMBER("pipeline-depth", pipeline_depth, "0", 0, 4,
-           "groups in flight on a device; 0 = what suits it: on a GPU 4 and beside them 6 large requests, 1 on the CPU"),
+    NUMBER(
+        "pipeline-depth", pipeline_depth, "0", 0, 4,
+        "groups in flight on a device; 0 = what suits it: on a GPU 4 and beside them 6 large requests, 1 on the CPU"),
     NUMBER("queue-limit", queue_limit, "1024", 1, 1048576, "requests waiting for a device; one more gets 503"),
     NUMBER("http-threads", http_threads, "0", 0, 64,
-           "threads of the HTTP door; 0 = one per core, from 2 to 4, or 5 from 8 cores on; from 5 on a peer is kept "
-           "out of one"),
+           "threads of the HTTP door; 0 = one per core, from 2 to 4; from 8 cores on half as many as cores, from 5 to "
+           "16; from 5 on a peer is kept out of one"),
     NUMBER("http-spin-us", http_spin_us, "0", 0, 10000,
            "how long such a thread looks for more before it sleeps; 0 = 200 on 8 cores or more, else not at all"),
     NUMBER("max-connections", max_connections, "4096", 8, 1048576, "open HTTP connections"),

@@ -29,6 +29,8 @@
 #define PROBE_CONNECTIONS 64
 #define SPIN_US 200 /* a caller that sends its next request at once is back within that time */
 #define SPIN_CORES 8
+/* 64 callers with 320 KiB a request on 16 cores: 4 loops 39,000 requests/s, 5 39,000, 6 51,000, 8 56,000. */
+#define LOOPS_MOST 16
 
 static void log_library(void *cls, const char *format, va_list args) __attribute__((format(printf, 2, 0)));
 static void log_library(void *cls, const char *format, va_list args)
@@ -49,7 +51,11 @@ static unsigned thread_count(const http_door_t *door)
         return door->front->options->http_threads;
     }
     double cores = attn_cpus_usable();
-    return cores >= SPIN_CORES ? HTTP_LOOPS_APART : cores >= 4 ? 4 : cores >= 3 ? 3 : 2;
+    if (cores < SPIN_CORES) {
+        return cores >= 4 ? 4 : cores >= 3 ? 3 : 2;
+    }
+    unsigned half = (unsigned)(cores / 2);
+    return half < HTTP_LOOPS_APART ? HTTP_LOOPS_APART : half < LOOPS_MOST ? half : LOOPS_MOST;
 }
 
 static int64_t spin_ns(const http_door_t *door)
