@@ -53,12 +53,13 @@ typedef struct attn_cuda_slice {
 /* What a link is reckoned with. */
 #define ATTN_CUDA_LINK_BYTES_PER_US 50e3
 
-/* Copies of large requests go in pieces that are handed to the device a few at a time: a copy engine takes what it has
- * been given one after the other, whatever the priority of a stream, and what a small group adds stands behind AHEAD at
- * most, 130 us of the link. A piece is 40 us of it; with fewer bytes ahead the link would stand still whenever the main
- * thread queues a group of 64 in between. */
+/* Copies of large requests go in pieces that are handed to the device a few at a time, TOGETHER pieces with one event
+ * behind them: a copy engine takes what it has been given one after the other, whatever the priority of a stream, and
+ * what a small group adds stands behind AHEAD at most, 250 us of the link. With fewer bytes ahead the link would stand
+ * still whenever the main thread queues a group of 64 in between. */
 #define ATTN_CUDA_PIECE (UINT64_C(2) << 20)
-#define ATTN_CUDA_AHEAD (3 * ATTN_CUDA_PIECE)
+#define ATTN_CUDA_TOGETHER 2
+#define ATTN_CUDA_AHEAD (3 * ATTN_CUDA_TOGETHER * ATTN_CUDA_PIECE)
 enum { ATTN_CUDA_PIECES = 8 }; /* at most, where tensors are smaller than a piece */
 
 /* Pieces of one direction that the device has, oldest first. */
