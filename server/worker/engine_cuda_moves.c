@@ -6,6 +6,9 @@
  * (H100: 189,000 requests/s where the link alone carries 263,000). */
 #include "worker/engine_cuda.h"
 
+/* Copies that are smaller on average are queued by one call. Larger ones it makes slower: 48 MiB in and 32 MiB out in
+ * 1.12 ms instead of 1.08 (H100). */
+#define BATCH_COPIES_BYTES (UINT64_C(1) << 20)
 enum { BATCH_COPIES_MIN = 2, ROWS_MIN = 3, RESOLVED = 2 * ATTN_CUDA_MOVES };
 
 /* The largest pitch that every device of this kind takes. */
@@ -168,7 +171,10 @@ static cudaError_t singles_copy(attn_engine_t *engine, const resolved_t *moves, 
                                 cudaStream_t stream)
 {
     cudaError_t rc = cudaSuccess;
-    if (engine->batch_copies && count >= BATCH_COPIES_MIN) {
+    uint64_t bytes = 0;
+    for (uint32_t i = 0; i < count; i++)
+        bytes += moves[i].bytes;
+    if (engine->batch_copies && count >= BATCH_COPIES_MIN && bytes < count * BATCH_COPIES_BYTES) {
         if (batch_copy(moves, count, in, stream) == cudaSuccess)
             return cudaSuccess;
         /* A driver that cannot, or an error that the copies below meet again. */
