@@ -36,10 +36,7 @@ class Bench:
         return common.attnd(self.options.bin, *self.devices, *flags)
 
     def load(self, server, body, callers, seconds=None, warmup=0.5):
-        # One thread of the client is the limit from about 20,000 requests/s on.
-        threads = max(1, min(4, callers // 4, (os.cpu_count() or 1) // 4))
-        return common.load(self.options.load, server, "/v1/attention", body, callers, seconds or self.options.seconds, warmup,
-                           ("--threads", str(threads)))
+        return common.load(self.options.load, server, "/v1/attention", body, callers, seconds or self.options.seconds, warmup)
 
     # ---- 64 callers ----
 
