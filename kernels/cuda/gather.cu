@@ -8,7 +8,9 @@ namespace {
 
 constexpr uint32_t kMoves = 100; // descriptors in the kernel's parameters, of which there are 4 KiB
 constexpr int kThreads = 256;
-constexpr size_t kChunk = kThreads * 16 * 4; // bytes that a block moves at a time: 4 loads in flight per thread
+// Bytes that a block moves at a time. Small, so that the 192 KiB of a tiny request are read by 48 multiprocessors: each
+// has only so many reads under way over PCIe.
+constexpr size_t kChunk = kThreads * 16;
 
 struct Moves {
     attn_cuda_move_t move[kMoves];
@@ -30,15 +32,9 @@ __global__ void __launch_bounds__(kThreads) gather_kernel(const __grid_constant_
         const uint4 *from = reinterpret_cast<const uint4 *>(static_cast<const char *>(move.from) + begin);
         uint4 *to = reinterpret_cast<uint4 *>(static_cast<char *>(move.to) + begin);
         const size_t words = (move.bytes - begin < kChunk ? move.bytes - begin : kChunk) / 16;
-        uint4 value[4];
-#pragma unroll
-        for (int i = 0; i < 4; ++i)
-            if (threadIdx.x + i * kThreads < words)
-                value[i] = from[threadIdx.x + i * kThreads];
-#pragma unroll
-        for (int i = 0; i < 4; ++i)
-            if (threadIdx.x + i * kThreads < words)
-                to[threadIdx.x + i * kThreads] = value[i];
+        if (threadIdx.x < words) {
+            to[threadIdx.x] = from[threadIdx.x];
+        }
     }
 }
 
