@@ -3,7 +3,8 @@
 // One step issues S = Q K^T of the next block, then O += P V of the current one, and does the softmax of the next
 // block while the second product runs. With two Q buffers the next block may belong to the next tile, so that
 // neither the first product nor the last one of a tile is exposed; the epilogue then runs beside the other warp
-// groups' products.
+// groups' products. Key blocks that none of a warp group's rows sees are skipped; a tile that begins with such blocks is
+// begun on its own.
 #ifndef ATTN_SM90_CONSUMER_CUH
 #define ATTN_SM90_CONSUMER_CUH
 

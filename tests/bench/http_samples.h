@@ -1,4 +1,4 @@
-/* tests/bench/http_samples.h: what http_load keeps of each answer, and how it is summed up. Owned by its only thread.
+/* tests/bench/http_samples.h: what http_load keeps of each answer, and how it is summed up. One list for each thread.
  */
 #ifndef ATTN_BENCH_HTTP_SAMPLES_H
 #define ATTN_BENCH_HTTP_SAMPLES_H

@@ -4,55 +4,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "base/clock.h"
-#include "sched/batcher.h"
+#include "batcher_kit.h"
 
-enum { POOL = 2048 };
-
-static attn_batcher_t batcher;
-static attn_request_t pool[POOL];
-static uint32_t pool_used;
-static int64_t now;
-static const attn_variant_info_t variant_a, variant_b;
-
-static void setup(void)
-{
-    const attn_batcher_limits_t limits = {.requests = 64, .tokens = 100000, .bytes = 1 << 26, .cost_us = 1000};
-    attn_batcher_init(&batcher, &limits);
-    memset(pool, 0, sizeof pool);
-    pool_used = 0;
-    now = 1000 * ATTN_NS_PER_S;
-}
-
-/* A request of 10 us, 128 tokens and 1 KiB, submitted now by peer 1. */
-static attn_request_t *make(void)
-{
-    ck_assert_uint_lt(pool_used, POOL);
-    attn_request_t *request = &pool[pool_used++];
-    request->spec = (attn_spec_t){.dtype = ATTN_DTYPE_F16,
-                                  .layout = ATTN_LAYOUT_BSHD,
-                                  .batch = 1,
-                                  .h_q = 8,
-                                  .h_kv = 2,
-                                  .d = 128,
-                                  .s_q = 64,
-                                  .s_kv = 64};
-    request->outcome.variant = &variant_a;
-    request->peer = 1;
-    request->connection = pool_used;
-    request->sched.devices = 1;
-    request->sched.cost_us = 10;
-    request->sched.tokens = 128;
-    request->sched.bytes = 1024;
-    request->sched.submitted_ns = now;
-    return request;
-}
-
-static attn_request_t *push(attn_request_t *request)
-{
-    attn_batcher_push(&batcher, request);
-    return request;
-}
+static const attn_variant_info_t variant_b;
 
 static attn_batch_t form(bool company, int64_t *ret_due)
 {
@@ -67,14 +21,6 @@ static attn_batch_t take(void)
     attn_batch_t batch = form(false, NULL);
     attn_batcher_take(&batcher, &batch);
     return batch;
-}
-
-static bool has(const attn_batch_t *batch, const attn_request_t *request)
-{
-    for (uint32_t i = 0; i < batch->count; i++)
-        if (batch->request[i] == request)
-            return true;
-    return false;
 }
 
 START_TEST(what_waits_becomes_one_group_by_arrival)
