@@ -113,7 +113,8 @@ typedef struct attn_cuda_flight {
     uint64_t launch_staging; /* bytes of staging of each */
 
     bool large;                  /* by itself in its group, its copies in pieces: engine_cuda_bulk.c */
-    int64_t due_ns;              /* of a large one: the earlier, the sooner its inputs go */
+    int64_t came_ns;             /* of a large one, and so is what follows */
+    uint64_t in_bytes, in_left;  /* to be copied to the device; of these, what has not been queued */
     attn_cuda_cursor_t in, back; /* copies in, copies out */
     bool direct;                 /* the kernel writes the answers to their places itself */
     bool in_place;               /* nothing to fetch: all inputs are in device memory */
@@ -206,6 +207,8 @@ attn_status_t attn_cuda_flight_problems(attn_cuda_flight_t *flight, attn_group_t
  * were placed in one go. Tensors on the device stay where they are. Returns the end. */
 uint64_t attn_cuda_flight_place(attn_cuda_flight_t *flight, uint32_t i, uint64_t offset, bool outputs);
 
+/* What has to be copied to the device of a request's inputs. */
+uint64_t attn_cuda_in_bytes(const attn_engine_request_t *request);
 /* Puts a launch on the flight's stream, behind its inputs, between its events. */
 attn_status_t attn_cuda_flight_launch(attn_cuda_flight_t *flight, uint32_t slice, attn_error_t *err);
 /* Records the events that clients wait for. */

@@ -3,17 +3,13 @@
  * not behind all of them. Main thread, from submit() and from poll(); owns its streams, its workspace and the events of
  * the pieces.
  *
- * Inputs of several requests: the earliest due goes first. A request is due STRETCH times its copy's own time after it
- * came, so a shorter one overtakes a longer one, and whoever has waited for long is overtaken no more. Answers follow
- * in the order of the kernels, which is that in which inputs were complete. */
+ * Whose inputs go next turns.h says. Answers follow in the order of the kernels, which is that in which inputs were
+ * complete. */
 #include <string.h>
 
 #include "base/clock.h"
 #include "worker/engine_cuda.h"
-
-/* By a simulation of lengths 64 to 8192 that share a link of which 70 % are used: at 4 the short ones of the large, at
- * 6 the longest of all had the worst p99 for what they take alone. */
-#define STRETCH 5.0
+#include "worker/turns.h"
 
 enum { TENSORS_IN = 3, TENSORS_OUT = 2 };
 
@@ -127,6 +123,7 @@ static attn_status_t pieces_queue(attn_engine_t *engine, attn_cuda_flight_t *fli
         (in ? &flight->in : &flight->back)->done += piece.bytes;
         bytes += piece.bytes;
     }
+    flight->in_left -= in ? bytes : 0;
     cudaError_t rc = attn_cuda_moves_queue(engine, moves, in, false, stream, result);
     if (rc == cudaSuccess)
         rc = cudaEventRecord(line->copied[last], stream);
@@ -159,13 +156,31 @@ static bool inputs_left(const attn_cuda_flight_t *flight)
     return flight->queued && flight->in.slice < flight->slices;
 }
 
-static attn_cuda_flight_t *earliest_due(const attn_cuda_bulk_t *bulk)
+static bool any_left(const attn_cuda_bulk_t *bulk)
 {
-    attn_cuda_flight_t *best = NULL;
     for (uint32_t i = 0; i < bulk->count; i++)
-        if (inputs_left(bulk->flight[i]) && (!best || bulk->flight[i]->due_ns < best->due_ns))
-            best = bulk->flight[i];
-    return best;
+        if (inputs_left(bulk->flight[i]))
+            return true;
+    return false;
+}
+
+static attn_cuda_flight_t *next_in(const attn_cuda_bulk_t *bulk)
+{
+    attn_cuda_flight_t *flight[ATTN_WIRE_GROUPS];
+    attn_turn_t turn[ATTN_WIRE_GROUPS];
+    uint32_t count = 0;
+    for (uint32_t i = 0; i < bulk->count; i++)
+        if (inputs_left(bulk->flight[i])) {
+            flight[count] = bulk->flight[i];
+            turn[count] = (attn_turn_t){.came_ns = flight[count]->came_ns,
+                                        .copy_us = (double)flight[count]->in_bytes / ATTN_CUDA_LINK_BYTES_PER_US,
+                                        .left_us = (double)flight[count]->in_left / ATTN_CUDA_LINK_BYTES_PER_US};
+            count++;
+        }
+    if (count <= 1)
+        return count == 1 ? flight[0] : NULL;
+    double ahead_us = (double)bulk->ahead_in.bytes / ATTN_CUDA_LINK_BYTES_PER_US;
+    return flight[attn_turns_next(turn, count, ahead_us, bulk->count >= ATTN_WIRE_GROUPS_LARGE, attn_clock_ns())];
 }
 
 /* Nobody wants it any longer: it ends when what the device has of it has ended. */
@@ -288,9 +303,8 @@ static void flight_fail(attn_cuda_bulk_t *bulk, attn_cuda_flight_t *flight, attn
 void attn_cuda_bulk_begin(attn_engine_t *engine, attn_cuda_flight_t *flight)
 {
     attn_cuda_bulk_t *bulk = &engine->bulk;
-    const attn_sizes_t *sizes = &flight->group->requests[0].sizes;
-    double link_us = (double)(sizes->q + sizes->k + sizes->v) / ATTN_CUDA_LINK_BYTES_PER_US;
-    flight->due_ns = attn_clock_ns() + (int64_t)(STRETCH * link_us * (double)ATTN_NS_PER_US);
+    flight->came_ns = attn_clock_ns();
+    flight->in_left = flight->in_bytes = attn_cuda_in_bytes(&flight->group->requests[0]);
     flight->in = flight->back = (attn_cuda_cursor_t){0};
     flight->queued = true;
     bulk->flight[bulk->count++] = flight;
@@ -312,7 +326,7 @@ void attn_cuda_bulk_pump(attn_engine_t *engine)
         if (bulk->flight[i]->queued)
             flight_fail(bulk, bulk->flight[i],
                         attn_cuda_error(&bulk->flight[i]->group->error, (int)rc, "the kernel failed"));
-    while ((flight = earliest_due(bulk)) != NULL && in_step(engine, flight, &status))
+    while ((flight = next_in(bulk)) != NULL && in_step(engine, flight, &status))
         if (status != ATTN_OK)
             flight_fail(bulk, flight, status);
     while (bulk->computed_count > 0) {
@@ -326,7 +340,7 @@ void attn_cuda_bulk_pump(attn_engine_t *engine)
 
 bool attn_cuda_bulk_waits(const attn_cuda_bulk_t *bulk)
 {
-    return bulk->computed_count > 0 || earliest_due(bulk) != NULL;
+    return bulk->computed_count > 0 || any_left(bulk);
 }
 
 attn_cuda_flight_t *attn_cuda_bulk_ended(const attn_cuda_bulk_t *bulk)
@@ -351,7 +365,7 @@ void attn_cuda_bulk_forget(attn_cuda_bulk_t *bulk, const attn_cuda_flight_t *fli
 void attn_cuda_bulk_events(const attn_cuda_bulk_t *bulk, cudaEvent_t *ret_in, cudaEvent_t *ret_out)
 {
     const attn_cuda_line_t *in = &bulk->ahead_in, *out = &bulk->ahead_out;
-    *ret_in = in->count > 0 && earliest_due(bulk) ? in->copied[in->first] : NULL;
+    *ret_in = in->count > 0 && any_left(bulk) ? in->copied[in->first] : NULL;
     *ret_out = out->count > 0 ? out->copied[out->first] : NULL;
     for (uint32_t i = 0; i < bulk->count && !*ret_out; i++)
         *ret_out = bulk->flight[i]->done;

@@ -93,17 +93,19 @@ static bool outputs_direct(const attn_engine_t *engine, const attn_engine_reques
     return direct;
 }
 
-/* Nothing to fetch: what a kernel reads of the group is in device memory already. */
-static bool inputs_in_place(const attn_engine_group_t *group)
+uint64_t attn_cuda_in_bytes(const attn_engine_request_t *request)
+{
+    const attn_sizes_t *sizes = &request->sizes;
+    return (request->on_device & ATTN_TENSOR_Q ? 0 : sizes->q) + (request->on_device & ATTN_TENSOR_K ? 0 : sizes->k) +
+           (request->on_device & ATTN_TENSOR_V ? 0 : sizes->v);
+}
+
+static uint64_t inputs_bytes(const attn_engine_group_t *group)
 {
     uint64_t bytes = 0;
-    for (uint32_t i = 0; i < group->count; i++) {
-        const attn_engine_request_t *request = &group->requests[i];
-        bytes += (request->on_device & ATTN_TENSOR_Q ? 0 : request->sizes.q) +
-                 (request->on_device & ATTN_TENSOR_K ? 0 : request->sizes.k) +
-                 (request->on_device & ATTN_TENSOR_V ? 0 : request->sizes.v);
-    }
-    return bytes == 0;
+    for (uint32_t i = 0; i < group->count; i++)
+        bytes += attn_cuda_in_bytes(&group->requests[i]);
+    return bytes;
 }
 
 static attn_status_t places_make(queue_t *queue)
@@ -122,7 +124,7 @@ static attn_status_t places_make(queue_t *queue)
         attn_addresses_t answers = group->requests[i].at;
         flight->direct = outputs_direct(queue->engine, &group->requests[i], &answers);
     }
-    flight->in_place = inputs_in_place(group);
+    flight->in_place = inputs_bytes(group) == 0; /* what a kernel reads of the group is in device memory already */
     /* First how much, then where: the slab may move. */
     attn_slab_sort(group->requests, group->count, &queue->order);
     uint64_t bytes =
@@ -325,15 +327,8 @@ static attn_status_t all_queue(queue_t *queue)
 /* Whether copies get streams of their own: when there is something to overlap with. */
 static bool copies_apart(const attn_engine_t *engine, const attn_cuda_flight_t *flight)
 {
-    uint64_t bytes = 0;
-    for (uint32_t i = 0; i < flight->group->count; i++) {
-        const attn_engine_request_t *request = &flight->group->requests[i];
-        const attn_sizes_t *sizes = &request->sizes;
-        bytes += (request->on_device & ATTN_TENSOR_Q ? 0 : sizes->q) +
-                 (request->on_device & ATTN_TENSOR_K ? 0 : sizes->k) +
-                 (request->on_device & ATTN_TENSOR_V ? 0 : sizes->v);
-    }
-    return flight->large || flight->slices > 1 || !attn_cuda_idle(engine) || bytes > TOGETHER_BYTES;
+    return flight->large || flight->slices > 1 || !attn_cuda_idle(engine) ||
+           inputs_bytes(flight->group) > TOGETHER_BYTES;
 }
 
 /* Slices let copies run under the kernel, and another group's kernel in between. A kernel in one piece is the quicker
