@@ -92,7 +92,7 @@ START_TEST(a_large_request_waits_for_no_company)
 }
 END_TEST
 
-/* By default a GPU has four small groups and beside them six large requests; neither takes the other's places. */
+/* By default a GPU has four small groups and beside them ten large requests; neither takes the other's places. */
 START_TEST(a_gpu_has_places_for_both)
 {
     const uint32_t small = ATTN_WIRE_GROUPS_SMALL, large = ATTN_WIRE_GROUPS_LARGE;
