@@ -2,8 +2,9 @@
  *
  * An *arena* is a tensor whose outermost dimension is an address: one step along it is the largest power of two that
  * divides all distances. What lies beyond a problem's last row must read as zeros, and a map has one number of rows: so
- * every problem's last row is the map's last one, and its first row lies `rows - length` rows further on. Pure; host
- * and device, any thread, owns nothing. */
+ * every problem's last row is the map's last one, and its first row lies `rows - length` rows further on. Place 0 may
+ * lie where no memory is: loads must have at least a row inside (H100: one that has none is a fault there, though it
+ * reads nothing). Pure; host and device, any thread, owns nothing. */
 #ifndef ATTN_SM90_ARENA_H
 #define ATTN_SM90_ARENA_H
 

@@ -43,16 +43,21 @@ template <class T> struct Producer {
     {
 #pragma unroll
         for (int g = 0; g < T::kGroups; ++g) {
-            // A warp group without rows may have negative ones: outside of the map, wherever its first row is.
-            const int32_t row = tile.row + g * kRowsPerGroup, row_at = row < 0 ? row : row + tile.q_shift;
             wait_empty(sm.q_empty[q.index()][g], q.parity());
             if (leader) {
                 const uint32_t bar = smem_addr(&sm.q_full[q.index()][g]);
+                // A warp group without rows reads nothing. Nor may it: a box that is all outside of its map makes the
+                // TMA unit look at the map's base, where an arena's has no memory (arena.h).
+                if (tile.live_blocks[g] == 0) {
+                    mbarrier_arrive(bar);
+                    continue;
+                }
+                const int32_t row = tile.row + g * kRowsPerGroup + tile.q_shift;
                 mbarrier_arrive_expect_tx(bar, T::kQBytes);
 #pragma unroll
                 for (int c = 0; c < T::kColumns; ++c) {
                     tma_load_5d(smem_addr(sm.q[q.index()][g]) + c * kRowsPerGroup * 128, map, bar, c * kColumn,
-                                tile.member, row_at, tile.kv_head, tile.q_batch);
+                                tile.member, row, tile.kv_head, tile.q_batch);
                 }
             }
         }
