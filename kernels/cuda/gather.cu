@@ -6,20 +6,24 @@
 
 namespace {
 
-constexpr uint32_t kMoves = 100; // descriptors in the kernel's parameters, of which there are 4 KiB
+// Descriptors in the kernel's parameters: of a lone request, and of a group, as many as 4 KiB hold. Parameters cost
+// time by the kilobyte.
+constexpr uint32_t kFewMoves = 4, kManyMoves = 100;
 constexpr int kThreads = 256;
 // Bytes that a block moves at a time. Small, so that the 192 KiB of a tiny request are read by 48 multiprocessors: each
 // has only so many reads under way over PCIe.
 constexpr size_t kChunk = kThreads * 16;
+constexpr uint32_t kBlocks = 264; // two for each multiprocessor
 
-struct Moves {
+template <uint32_t kMoves> struct Moves {
     attn_cuda_move_t move[kMoves];
     uint32_t chunk_end[kMoves]; // chunks of this move and all before it
     uint32_t count, reserved;
 };
-static_assert(sizeof(Moves) <= 4096, "kernel parameters");
+static_assert(sizeof(Moves<kManyMoves>) <= 4096, "kernel parameters");
 
-__global__ void __launch_bounds__(kThreads) gather_kernel(const __grid_constant__ Moves moves)
+template <uint32_t kMoves>
+__global__ void __launch_bounds__(kThreads) gather_kernel(const __grid_constant__ Moves<kMoves> moves)
 {
     const uint32_t chunks = moves.chunk_end[moves.count - 1];
     uint32_t index = 0;
@@ -38,23 +42,33 @@ __global__ void __launch_bounds__(kThreads) gather_kernel(const __grid_constant_
     }
 }
 
+template <uint32_t kMoves> cudaError_t launch(const attn_cuda_move_t *list, uint32_t count, cudaStream_t stream)
+{
+    Moves<kMoves> moves;
+    uint32_t chunks = 0;
+    moves.count = count;
+    for (uint32_t i = 0; i < count; ++i) {
+        moves.move[i] = list[i];
+        chunks += static_cast<uint32_t>((list[i].bytes + kChunk - 1) / kChunk);
+        moves.chunk_end[i] = chunks;
+    }
+    if (chunks == 0)
+        return cudaSuccess;
+    const uint32_t blocks = chunks < kBlocks ? chunks : kBlocks;
+    gather_kernel<kMoves><<<blocks, kThreads, 0, stream>>>(moves);
+    return cudaGetLastError();
+}
+
 } // namespace
 
 extern "C" int attn_cuda_gather(const attn_cuda_move_t *moves, uint32_t count, void *stream)
 {
-    for (uint32_t done = 0; done < count; done += kMoves) {
-        Moves part;
-        part.count = count - done < kMoves ? count - done : kMoves;
-        uint32_t chunks = 0;
-        for (uint32_t i = 0; i < part.count; ++i) {
-            part.move[i] = moves[done + i];
-            chunks += static_cast<uint32_t>((part.move[i].bytes + kChunk - 1) / kChunk);
-            part.chunk_end[i] = chunks;
-        }
-        if (chunks == 0)
-            continue;
-        gather_kernel<<<chunks < 264 ? chunks : 264, kThreads, 0, static_cast<cudaStream_t>(stream)>>>(part);
-        const cudaError_t rc = cudaGetLastError();
+    cudaStream_t queue = static_cast<cudaStream_t>(stream);
+    if (count <= kFewMoves)
+        return launch<kFewMoves>(moves, count, queue);
+    for (uint32_t done = 0; done < count; done += kManyMoves) {
+        const uint32_t part = count - done < kManyMoves ? count - done : kManyMoves;
+        const cudaError_t rc = launch<kManyMoves>(moves + done, part, queue);
         if (rc != cudaSuccess)
             return rc;
     }

@@ -1,4 +1,5 @@
-// args.cuh: what the host hands to the kernel: one record per problem, and the launch's parameters.
+// args.cuh: what the host hands to the kernel: one record per problem, and the launch's parameters. Problems whose
+// tensors lie in arenas (arena.h) share the launch's first three tensor maps; others have their own.
 // Written by unified_launch.cu and, when there are many problems, upload.cuh; read by the producer warp.
 #ifndef ATTN_SM90_ARGS_CUH
 #define ATTN_SM90_ARGS_CUH
@@ -6,6 +7,7 @@
 #include <cstdint>
 #include <cuda.h>
 
+#include "arena.h"
 #include "scheduler.h"
 
 namespace attn_sm90 {
@@ -14,39 +16,77 @@ struct Strides {
     int64_t b, s, h; // elements
 };
 
-// Tensor maps are (d, ratio, s_q, h_kv, batch) for Q and (d, s_kv, h_kv, batch) for K and V, and end where the
-// problem ends: TMA fills what lies beyond with zeros (maps.cuh). The parts behind them travel apart when problems are
-// uploaded: `layout` and what comes after it is mostly the same for all problems of a group.
-struct alignas(128) ProblemArgs {
-    CUtensorMap q_map, k_map, v_map;
-
+// What a problem has of its own.
+struct Own {
     const void *q, *k, *v;
     void *o;
     float *lse; // or NULL
     int64_t lse_stride_b, lse_stride_h;
     int32_t s_q, s_kv;
-    float scale;     // factor of the (capped) score in the exponent of 2: sm_scale*log2(e), or softcap*log2(e)
-    float cap_scale; // sm_scale / softcap
-    uint32_t layout; // uploads: number of the layout
+    float scale;        // factor of the (capped) score in the exponent of 2: sm_scale*log2(e), or softcap*log2(e)
+    float cap_scale;    // sm_scale / softcap
+    uint32_t layout_at; // uploads: number of the layout
     uint32_t unused;
+};
 
+// What is mostly the same for all problems of a group.
+struct Layout {
     Strides q_stride, k_stride, v_stride, o_stride;
     uint32_t batch, h_q, ratio, d;
 };
+
+// Tensor maps are (d, ratio, s_q, h_kv, batch) for Q and (d, s_kv, h_kv, batch) for K and V, and end where the
+// problem ends: TMA fills what lies beyond with zeros (maps.cuh). Maps of arenas (arena.h) have places for batches.
+struct alignas(128) ProblemArgs {
+    CUtensorMap q_map, k_map, v_map;
+    Own own;
+    Layout layout;
+    attn_sm90_origin_t q_origin, k_origin, v_origin; // of arenas, in a launch's first problem
+};
 static_assert(sizeof(ProblemArgs) % 128 == 0, "an array of ProblemArgs keeps tensor maps aligned");
 
-// Problems that fit the launch parameters; more are uploaded. 6 keep the parameters under 4 KB.
+// Problems that fit the launch parameters with maps of their own. 6 keep the parameters under 4 KB.
 constexpr uint32_t kInlineProblems = 6;
+// Problems of one layout whose maps are arenas': they stand behind the first one.
+constexpr uint32_t kListedProblems = (kInlineProblems - 1) * sizeof(ProblemArgs) / sizeof(Own);
+
+// Where a launch's problems are.
+enum Place : uint32_t {
+    kInline,   // in `problem`, with maps of their own
+    kListed,   // in `problem` from its second element on, as Own; maps and layout are the first element's
+    kUploaded, // in device memory
+};
 
 struct GroupArgs {
     ProblemArgs problem[kInlineProblems];
     attn_sm90_span_t span[kInlineProblems];
-    const ProblemArgs *uploaded; // all problems in device memory, or NULL: `problem` and `span` have them
-    const attn_sm90_span_t *uploaded_spans;
+    const ProblemArgs *uploaded;
+    const attn_sm90_span_t *uploaded_spans; // or NULL: `span` has them
+    Place place;
+    uint32_t has_arenas; // the first element of `problem` has their maps; else every problem has its own
     uint32_t early_maps; // uploaded problems whose maps every block acquires before its first tile: all, or 0
-    uint32_t *counter; // zero before and after every launch
     uint32_t spans, tiles;
+    uint32_t *counter; // zero before and after every launch
 };
+
+static_assert(sizeof(GroupArgs) <= 4096, "more parameters take longer");
+
+// An uploaded problem's maps must be acquired, and are not in reach of the launch's parameters.
+ATTN_SM90_BOTH bool maps_are_uploaded(const GroupArgs &args)
+{
+    return args.place == kUploaded && args.has_arenas == 0;
+}
+
+// Uploaded, but not their maps.
+ATTN_SM90_BOTH bool records_are_uploaded(const GroupArgs &args)
+{
+    return args.place == kUploaded && args.has_arenas != 0;
+}
+
+ATTN_SM90_BOTH const Own *problems_listed(const GroupArgs &args)
+{
+    return reinterpret_cast<const Own *>(&args.problem[1]);
+}
 
 } // namespace attn_sm90
 #endif

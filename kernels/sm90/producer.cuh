@@ -9,30 +9,28 @@
 
 #include "args.cuh"
 #include "pipeline.cuh"
+#include "ptx/load.cuh"
 #include "ptx/tma.cuh"
 
 namespace attn_sm90 {
 
-// The span of a tile: the last one that begins at or before it. All lanes of a warp.
-__device__ __forceinline__ const attn_sm90_span_t *span_of(const GroupArgs &args, uint32_t tile, int lane)
+// The span of a tile: the last one that begins at or before it. All lanes of a warp. `span` is that of an earlier tile
+// and becomes this one's: a block's tiles have ascending numbers.
+__device__ __forceinline__ const attn_sm90_span_t *span_of(const GroupArgs &args, uint32_t tile, uint32_t &span,
+                                                           int lane)
 {
-    if (args.uploaded == nullptr) {
-        uint32_t i = 0;
-        while (i + 1 < args.spans && args.span[i + 1].tile_begin <= tile) {
-            ++i;
+    if (args.uploaded_spans == nullptr) {
+        while (span + 1 < args.spans && args.span[span + 1].tile_begin <= tile) {
+            ++span;
         }
-        return &args.span[i];
+        return &args.span[span];
     }
-    uint32_t before = 0;
-    for (uint32_t i = 0; i < args.spans; i += 32) {
-        const uint32_t begin = i + lane < args.spans ? args.uploaded_spans[i + lane].tile_begin : 0xffffffffu;
-        const uint32_t n = __popc(__ballot_sync(0xffffffffu, begin <= tile));
-        before += n;
-        if (n < 32) {
-            break;
-        }
+    for (uint32_t n = 32; n == 32; span += n) {
+        const uint32_t at = span + 1 + lane;
+        const uint32_t begin = at < args.spans ? args.uploaded_spans[at].tile_begin : 0xffffffffu;
+        n = __popc(__ballot_sync(0xffffffffu, begin <= tile));
     }
-    return &args.uploaded_spans[before - 1];
+    return &args.uploaded_spans[span];
 }
 
 template <class T> struct Producer {
@@ -41,19 +39,25 @@ template <class T> struct Producer {
     Ring<T::kQBuffers> q;
     bool leader;
 
-    __device__ __forceinline__ void load_q(const ProblemArgs *p, const TileInfo &tile)
+    __device__ __forceinline__ void load_q(const CUtensorMap *map, const TileInfo &tile)
     {
-        const int kv_head = tile.kv_head, member = static_cast<int>(tile.head) - kv_head * static_cast<int>(p->ratio);
 #pragma unroll
         for (int g = 0; g < T::kGroups; ++g) {
             wait_empty(sm.q_empty[q.index()][g], q.parity());
             if (leader) {
                 const uint32_t bar = smem_addr(&sm.q_full[q.index()][g]);
+                // A warp group without rows reads nothing. Nor may it: a box that is all outside of its map makes the
+                // TMA unit look at the map's base, where an arena's has no memory (arena.h).
+                if (tile.live_blocks[g] == 0) {
+                    mbarrier_arrive(bar);
+                    continue;
+                }
+                const int32_t row = tile.row + g * kRowsPerGroup + tile.q_shift;
                 mbarrier_arrive_expect_tx(bar, T::kQBytes);
 #pragma unroll
                 for (int c = 0; c < T::kColumns; ++c) {
-                    tma_load_5d(smem_addr(sm.q[q.index()][g]) + c * kRowsPerGroup * 128, &p->q_map, bar, c * kColumn,
-                                member, tile.row + g * kRowsPerGroup, kv_head, static_cast<int>(tile.batch));
+                    tma_load_5d(smem_addr(sm.q[q.index()][g]) + c * kRowsPerGroup * 128, map, bar, c * kColumn,
+                                tile.member, row, tile.kv_head, tile.q_batch);
                 }
             }
         }
@@ -61,7 +65,7 @@ template <class T> struct Producer {
     }
 
     __device__ __forceinline__ void load_kv(Ring<T::kStages> &ring, const CUtensorMap *map, uint64_t *full,
-                                            uint64_t *empty, unsigned char (*buffers)[T::kKvBytes], int block,
+                                            uint64_t *empty, unsigned char (*buffers)[T::kKvBytes], int row,
                                             int kv_head, int batch)
     {
         wait_empty(empty[ring.index()], ring.parity());
@@ -70,8 +74,8 @@ template <class T> struct Producer {
             mbarrier_arrive_expect_tx(bar, T::kKvBytes);
 #pragma unroll
             for (int c = 0; c < T::kColumns; ++c) {
-                tma_load_4d(smem_addr(buffers[ring.index()]) + c * T::kKeys * 128, map, bar, c * kColumn,
-                            block * T::kKeys, kv_head, batch);
+                tma_load_4d(smem_addr(buffers[ring.index()]) + c * T::kKeys * 128, map, bar, c * kColumn, row, kv_head,
+                            batch);
             }
         }
         ring.advance();
@@ -83,35 +87,91 @@ __device__ __forceinline__ const CUtensorMap *map_number(const ProblemArgs *p, u
     return i == 0 ? &p->q_map : i == 1 ? &p->k_map : &p->v_map;
 }
 
-// Finds tile number `tile` and announces it in `slot`; key_blocks = 0 announces the end. Returns whether there is one.
+// Copies a problem that is not inline to where it can be read without waiting once for every line: one read by all
+// lanes. All lanes of a warp.
+__device__ __forceinline__ void record_fetch(ProblemRecord *record, const Own *own, const Layout *layout, int lane)
+{
+    constexpr int kOwn = sizeof(Own) / sizeof(uint4), kLayout = sizeof(Layout) / sizeof(uint4);
+    static_assert(sizeof(Own) % sizeof(uint4) == 0 && sizeof(Layout) % sizeof(uint4) == 0 && kOwn + kLayout <= 32,
+                  "one piece for a lane at most");
+    const uint4 *const from = lane < kOwn ? reinterpret_cast<const uint4 *>(own) + lane
+                                          : reinterpret_cast<const uint4 *>(layout) + (lane - kOwn);
+    __syncwarp(); // the record before has been read
+    if (lane < kOwn + kLayout) {
+        reinterpret_cast<uint4 *>(record)[lane] = load_generic(from);
+    }
+    __syncwarp();
+}
+
+// Where the loads of batch `batch` of a problem begin in its maps. Lane 0.
+__device__ __forceinline__ void locate_in_maps(const GroupArgs &args, const ProblemRecord *p, uint32_t batch,
+                                               TileInfo *info)
+{
+    if (args.has_arenas == 0) {
+        info->q_batch = info->k_batch = info->v_batch = static_cast<int32_t>(batch);
+        info->q_shift = info->kv_shift = 0;
+        return;
+    }
+    const ProblemArgs &first = args.problem[0]; // its rows are as far apart as everyone's
+    const auto place = [batch](const attn_sm90_origin_t &origin, int64_t stride, const void *tensor, int64_t stride_b,
+                               int32_t rows) {
+        return attn_sm90_arena_place(&origin, 2 * stride, reinterpret_cast<int64_t>(tensor) + 2 * stride_b * batch,
+                                     rows);
+    };
+    const int32_t s_q = info->s_q, s_kv = info->s_kv;
+    info->q_shift = static_cast<int32_t>(first.q_origin.rows) - s_q;
+    info->kv_shift = static_cast<int32_t>(first.k_origin.rows) - s_kv;
+    info->q_batch = place(first.q_origin, first.layout.q_stride.s, p->own.q, p->layout.q_stride.b, s_q);
+    info->k_batch = place(first.k_origin, first.layout.k_stride.s, p->own.k, p->layout.k_stride.b, s_kv);
+    info->v_batch = place(first.v_origin, first.layout.v_stride.s, p->own.v, p->layout.v_stride.b, s_kv);
+}
+
+// Says in a tile's record which problem it belongs to, and returns where that is best read. All lanes of a warp.
+__device__ __forceinline__ const ProblemRecord *problem_find(const GroupArgs &args, uint32_t at, int lane,
+                                                             ProblemRecord *copy, TileInfo *info)
+{
+    const bool listed = args.place == kListed;
+    const ProblemArgs *const p = args.place == kUploaded ? &args.uploaded[at] : &args.problem[listed ? 0 : at];
+    const Own *const own = listed ? problems_listed(args) + at : &p->own;
+    if (lane == 0) {
+        info->maps = args.has_arenas != 0 ? &args.problem[0] : p;
+        info->own = own;
+        info->layout = &p->layout;
+    }
+    if (args.place == kInline) {
+        return reinterpret_cast<const ProblemRecord *>(own);
+    }
+    record_fetch(copy, own, &p->layout, lane);
+    if (maps_are_uploaded(args)) {
+        if (lane < 3) {
+            // For the load warp, which would wait for them otherwise: a tile of another problem has maps of its own.
+            const CUtensorMap *const map = map_number(p, lane);
+            if (args.early_maps == 0) {
+                fence_tensormap_acquire(map);
+            }
+            tma_prefetch_map(map);
+        }
+        __syncwarp();
+    }
+    return copy;
+}
+
+// Announces tile number `tile`, which is in `span`, in `slot`; the end when there is no span.
 template <class T>
-__device__ __forceinline__ bool announce(typename T::Shared &sm, const GroupArgs &args, Ring<kTileSlots> &slot,
-                                         uint32_t tile, int lane)
+__device__ __forceinline__ void announce(typename T::Shared &sm, const GroupArgs &args, Ring<kTileSlots> &slot,
+                                         uint32_t tile, const attn_sm90_span_t *span, int lane)
 {
     TileInfo &info = sm.tile[slot.index()];
-    const bool valid = tile < args.tiles;
     wait_empty(sm.tile_empty[slot.index()], slot.parity());
-    if (valid) {
-        const attn_sm90_span_t *const span = span_of(args, tile, lane);
+    if (span != nullptr) {
         uint32_t m_block, span_head;
         attn_sm90_tile_locate(span, tile, T::kCausal, &m_block, &span_head);
-        const uint32_t member = span_head / span->problem_heads, at = span->problem_begin + member;
-        const ProblemArgs *const p = args.uploaded == nullptr ? &args.problem[at] : &args.uploaded[at];
-        if (args.uploaded != nullptr) {
-            if (lane < 3) {
-                // For the load warp, which would wait for them otherwise: a tile of another problem has maps of its
-                // own.
-                const CUtensorMap *const map = map_number(p, lane);
-                if (args.early_maps == 0) {
-                    fence_tensormap_acquire(map);
-                }
-                tma_prefetch_map(map);
-            }
-            __syncwarp();
-        }
+        const uint32_t member = span_head / span->problem_heads;
+        const uint32_t problem_head = span_head - member * span->problem_heads, m_blocks = span->m_blocks;
+        const ProblemRecord *const p = problem_find(args, span->problem_begin + member, lane, &sm.record, &info);
         // Reads before writes that might alias them, so that their latencies pass together.
-        const int32_t s_q = p->s_q, s_kv = p->s_kv;
-        const int32_t row = attn_sm90_tile_row(m_block, span->m_blocks, T::kRows, s_q, T::kCausal);
+        const int32_t s_q = p->own.s_q, s_kv = p->own.s_kv;
+        const int32_t row = attn_sm90_tile_row(m_block, m_blocks, T::kRows, s_q, T::kCausal);
         const int32_t live =
             attn_sm90_live_blocks(row + lane * kRowsPerGroup, kRowsPerGroup, s_q, s_kv, T::kCausal, T::kKeys);
         int32_t most = 0;
@@ -124,10 +184,10 @@ __device__ __forceinline__ bool announce(typename T::Shared &sm, const GroupArgs
             }
         }
         if (lane == 0) {
-            const uint32_t h_q = p->h_q, ratio = p->ratio, d = p->d;
-            const float scale = p->scale, cap_scale = p->cap_scale;
-            const uint32_t problem_head = span_head - member * span->problem_heads;
+            const uint32_t h_q = p->layout.h_q, ratio = p->layout.ratio, d = p->layout.d;
+            const float scale = p->own.scale, cap_scale = p->own.cap_scale;
             const uint32_t batch = problem_head / h_q, head = problem_head - batch * h_q;
+            const uint32_t kv_head = head / ratio;
             info.row = row;
             info.key_blocks = most;
             info.s_q = s_q;
@@ -135,17 +195,19 @@ __device__ __forceinline__ bool announce(typename T::Shared &sm, const GroupArgs
             info.scale = scale;
             info.cap_scale = cap_scale;
             info.d = d;
-            info.head = head;
             info.batch = batch;
-            info.kv_head = static_cast<int>(head / ratio);
-            uint16_t *const o = static_cast<uint16_t *>(p->o);
-            const Strides o_stride = p->o_stride;
-            float *const lse = p->lse;
-            const int64_t lse_at = batch * p->lse_stride_b + head * p->lse_stride_h;
-            info.o = o + (batch * o_stride.b + head * o_stride.h);
-            info.o_stride = o_stride.s;
+            info.kv_head = static_cast<int32_t>(kv_head);
+            info.member = static_cast<int32_t>(head - kv_head * ratio);
+            // O, then LSE: both at once take more registers than there are.
+            const int64_t o_at = batch * p->layout.o_stride.b + head * p->layout.o_stride.h;
+            uint16_t *const o = static_cast<uint16_t *>(p->own.o);
+            const int64_t o_stride = p->layout.o_stride.s;
+            info.o = o + o_at;
+            info.o_stride = o_stride;
+            const int64_t lse_at = batch * p->own.lse_stride_b + head * p->own.lse_stride_h;
+            float *const lse = p->own.lse;
             info.lse = lse == nullptr ? nullptr : lse + lse_at;
-            info.problem = p;
+            locate_in_maps(args, p, batch, &info);
         }
     } else if (lane == 0) {
         info.key_blocks = 0;
@@ -155,35 +217,42 @@ __device__ __forceinline__ bool announce(typename T::Shared &sm, const GroupArgs
     }
     __syncwarp();
     slot.advance();
-    return valid;
 }
 
 // The scheduler warp: finds and announces the next tile while the load warp waits for its last buffers. Earlier would
 // tie tiles to blocks that are still busy; later would leave divisions and an atomic between two tiles' loads. With
-// uploaded problems it takes several reads of device memory as well, so there it stays one tile further ahead.
+// uploaded problems it reads device memory as well, which takes as long as the atomic: so there the number is fetched
+// one tile further ahead. Maps that must be prefetched, and perhaps acquired, are announced further ahead instead.
 template <class T> __device__ __forceinline__ void schedule(typename T::Shared &sm, const GroupArgs &args)
 {
     const int lane = threadIdx.x & 31;
     Ring<kTileSlots> slot;
     Ring<kTilesAhead> wanted;
-    uint32_t tile = blockIdx.x;
-    if (args.uploaded != nullptr) {
+    uint32_t tile = blockIdx.x, found = 0, next; // found: the span; next: of lane 0
+    if (maps_are_uploaded(args)) {
         for (uint32_t i = lane; i < 3 * args.early_maps; i += 32) {
             fence_tensormap_acquire(map_number(&args.uploaded[i / 3], i % 3));
         }
         __syncwarp();
     }
-    bool ahead = args.uploaded != nullptr;
-    while (announce<T>(sm, args, slot, tile, lane)) {
-        if (!ahead) {
+    while (true) {
+        const attn_sm90_span_t *const span = tile < args.tiles ? span_of(args, tile, found, lane) : nullptr;
+        if (span != nullptr && records_are_uploaded(args) && lane == 0) {
+            next = atomicInc(args.counter, args.tiles - 1);
+        }
+        announce<T>(sm, args, slot, tile, span, lane);
+        if (span == nullptr) {
+            break;
+        }
+        const bool first = tile == blockIdx.x;
+        if (!first || !maps_are_uploaded(args)) {
             wait_full(sm.tile_wanted[wanted.index()], wanted.parity());
             wanted.advance();
         }
-        ahead = false;
-        if (lane == 0) {
-            tile = gridDim.x + atomicInc(args.counter, args.tiles - 1);
+        if (!records_are_uploaded(args) && lane == 0) {
+            next = atomicInc(args.counter, args.tiles - 1);
         }
-        tile = __shfl_sync(0xffffffffu, tile, 0);
+        tile = gridDim.x + __shfl_sync(0xffffffffu, next, 0);
     }
 }
 
@@ -195,10 +264,10 @@ template <class T> __device__ __forceinline__ void produce(typename T::Shared &s
     Ring<kTilesAhead> wanted;
     // V of the last block whose K was loaded.
     const CUtensorMap *v_map = nullptr;
-    int v_block = 0, v_head = 0, v_batch = 0;
+    int v_row = 0, v_head = 0, v_batch = 0;
     auto load_pending_v = [&] {
         if (v_map != nullptr) {
-            io.load_kv(io.v, v_map, sm.v_full, sm.v_empty, sm.v, v_block, v_head, v_batch);
+            io.load_kv(io.v, v_map, sm.v_full, sm.v_empty, sm.v, v_row, v_head, v_batch);
             v_map = nullptr;
         }
     };
@@ -208,8 +277,8 @@ template <class T> __device__ __forceinline__ void produce(typename T::Shared &s
         if (tile.key_blocks == 0) {
             break;
         }
-        const ProblemArgs *const p = static_cast<const ProblemArgs *>(tile.problem);
-        io.load_q(p, tile);
+        const ProblemArgs *const maps = static_cast<const ProblemArgs *>(tile.maps);
+        io.load_q(&maps->q_map, tile);
         const int want_at = tile.key_blocks > 1 ? 1 : 0;
         for (int block = tile.key_blocks - 1; block >= 0; --block) {
             if (block == want_at) {
@@ -218,12 +287,13 @@ template <class T> __device__ __forceinline__ void produce(typename T::Shared &s
                 }
                 wanted.advance();
             }
-            io.load_kv(io.k, &p->k_map, sm.k_full, sm.k_empty, sm.k, block, tile.kv_head, static_cast<int>(tile.batch));
+            const int row = block * T::kKeys + tile.kv_shift;
+            io.load_kv(io.k, &maps->k_map, sm.k_full, sm.k_empty, sm.k, row, tile.kv_head, tile.k_batch);
             load_pending_v();
-            v_map = &p->v_map;
-            v_block = block;
+            v_map = &maps->v_map;
+            v_row = row;
             v_head = tile.kv_head;
-            v_batch = static_cast<int>(tile.batch);
+            v_batch = tile.v_batch;
         }
         if (!T::kSeamless) {
             load_pending_v();

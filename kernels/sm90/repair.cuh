@@ -31,17 +31,18 @@ __device__ __forceinline__ bool finite(float x)
 
 // One row, all lanes of a warp; `top` and `sum` are the row's.
 template <class T>
-__device__ __forceinline__ void repair_row(const TileInfo &tile, const ProblemArgs *problem, int row, float top,
-                                           float sum, int lane)
+__device__ __forceinline__ void repair_row(const TileInfo &tile, int row, float top, float sum, int lane)
 {
     using E = typename T::E;
     constexpr int kEach = (T::kHeadDim + 31) / 32; // columns lane, lane + 32, … of a lane
+    const Own *const own = static_cast<const Own *>(tile.own);
+    const Layout *const layout = static_cast<const Layout *>(tile.layout);
     const int d = static_cast<int>(tile.d);
-    const int64_t head_kv = tile.head / problem->ratio, batch = tile.batch;
-    const E *const q = static_cast<const E *>(problem->q) + batch * problem->q_stride.b +
-                       tile.head * problem->q_stride.h + row * problem->q_stride.s;
-    const E *const k = static_cast<const E *>(problem->k) + batch * problem->k_stride.b + head_kv * problem->k_stride.h;
-    const E *const v = static_cast<const E *>(problem->v) + batch * problem->v_stride.b + head_kv * problem->v_stride.h;
+    const int64_t head_kv = tile.kv_head, head = head_kv * layout->ratio + tile.member, batch = tile.batch;
+    const E *const q = static_cast<const E *>(own->q) + batch * layout->q_stride.b + head * layout->q_stride.h +
+                       row * layout->q_stride.s;
+    const E *const k = static_cast<const E *>(own->k) + batch * layout->k_stride.b + head_kv * layout->k_stride.h;
+    const E *const v = static_cast<const E *>(own->v) + batch * layout->v_stride.b + head_kv * layout->v_stride.h;
     E *const o = static_cast<E *>(tile.o) + row * tile.o_stride;
     const int keys =
         static_cast<int>(uniform(static_cast<uint32_t>(attn_sm90_visible_keys(row, tile.s_q, tile.s_kv, T::kCausal))));
@@ -58,7 +59,7 @@ __device__ __forceinline__ void repair_row(const TileInfo &tile, const ProblemAr
         any = false;
 #pragma unroll
         for (int i = 0; i < kEach; ++i) {
-            const float x = wanted[i] ? to_float(v[j * problem->v_stride.s + lane + 32 * i]) : 0.f;
+            const float x = wanted[i] ? to_float(v[j * layout->v_stride.s + lane + 32 * i]) : 0.f;
             wanted[i] = wanted[i] && x == x;
             any |= wanted[i];
         }
@@ -73,7 +74,7 @@ __device__ __forceinline__ void repair_row(const TileInfo &tile, const ProblemAr
 #pragma unroll
         for (int i = 0; i < kEach; ++i) {
             const int c = lane + 32 * i;
-            s = c < d ? fmaf(to_float(q[c]), to_float(k[j * problem->k_stride.s + c]), s) : s;
+            s = c < d ? fmaf(to_float(q[c]), to_float(k[j * layout->k_stride.s + c]), s) : s;
         }
 #pragma unroll
         for (int mask = 16; mask > 0; mask >>= 1) {
@@ -85,7 +86,7 @@ __device__ __forceinline__ void repair_row(const TileInfo &tile, const ProblemAr
         const float p = ex2(fmaf(s, tile.scale, -top));
 #pragma unroll
         for (int i = 0; i < kEach; ++i) {
-            acc[i] = wanted[i] ? fmaf(p, to_float(v[j * problem->v_stride.s + lane + 32 * i]), acc[i]) : acc[i];
+            acc[i] = wanted[i] ? fmaf(p, to_float(v[j * layout->v_stride.s + lane + 32 * i]), acc[i]) : acc[i];
         }
     }
 #pragma unroll
@@ -101,7 +102,6 @@ template <class T>
 __device__ __forceinline__ void repair_warp(const TileInfo &tile, int group, const float (&top)[2],
                                             const float (&sum)[2])
 {
-    const ProblemArgs *const problem = static_cast<const ProblemArgs *>(tile.problem);
     const int first = tile.row + group * kRowsPerGroup + (row_in_group() & ~7);
     __syncwarp(); // rows of O were stored by other lanes
 #pragma unroll 1
@@ -112,7 +112,7 @@ __device__ __forceinline__ void repair_warp(const TileInfo &tile, int group, con
         const int row = first + i;
         // A row that sees nothing is zero already; one whose sum is not finite sees a NaN itself.
         if (uniform(row < tile.s_q && row_sum > 0.f && finite(row_sum)) != 0) {
-            repair_row<T>(tile, problem, row, row_top, row_sum, lane_id());
+            repair_row<T>(tile, row, row_top, row_sum, lane_id());
         }
     }
 }

@@ -70,6 +70,7 @@ static attn_status_t number_tiles(const attn_group_t *group, uint32_t tile_m, ui
         span->m_blocks = (uint32_t)(((uint64_t)p->s_q + tile_m - 1) / tile_m);
         span->problem_begin = first;
         span->problem_heads = (uint32_t)heads;
+        span->unused = 0;
         heads *= end - first;
         if (heads > ATTN_SM90_TILES_MAX || heads * span->m_blocks > ATTN_SM90_TILES_MAX - tiles)
             return ATTN_ERR_TOO_LARGE;

@@ -33,6 +33,7 @@ typedef struct attn_sm90_span {
     uint32_t sections;
     uint32_t problem_begin; /* its first problem's place in the launch */
     uint32_t problem_heads; /* batch * h_q of one problem */
+    uint32_t unused;        /* a span fills a sector of the device's cache */
 } attn_sm90_span_t;
 
 /* The place of tile `tile` (tile_begin <= tile) of a span: its block of rows and its head, of `heads`. */

@@ -2,9 +2,10 @@
 #ifndef ATTN_SM90_TRAITS_CUH
 #define ATTN_SM90_TRAITS_CUH
 
+#include <cstddef>
 #include <cstdint>
 
-#include "scheduler.h"
+#include "args.cuh"
 #include "tiles.cuh"
 
 namespace attn_sm90 {
@@ -17,6 +18,14 @@ constexpr int kTileSlots = 4;                       // tiles announced by the pr
 constexpr int kTilesAhead = 2; // requests of the load warp that the scheduler warp may not have seen yet
 constexpr int kSharedMax = 227 * 1024;
 
+// The parts of a problem but its maps.
+struct ProblemRecord {
+    Own own;
+    Layout layout;
+};
+static_assert(offsetof(ProblemArgs, layout) - offsetof(ProblemArgs, own) == offsetof(ProblemRecord, layout),
+              "a record is copied as it is");
+
 // What the consumers must know about a tile; written by the producer.
 struct TileInfo {
     int32_t key_blocks;               // 0: no more tiles
@@ -24,13 +33,16 @@ struct TileInfo {
     int32_t row;                      // first query row
     int32_t s_q, s_kv;
     float scale, cap_scale;
-    uint32_t d;
-    uint32_t head, batch;
-    int32_t kv_head;
-    void *o;          // row 0 of this head
-    int64_t o_stride; // elements from row to row
-    float *lse;       // row 0 of this head, or NULL
-    const void *problem;
+    uint32_t d, batch;
+    int32_t kv_head, member;           // key head, and the query head among those that share it
+    int32_t kv_shift;                  // coordinate of the first key in the maps
+    void *o;                           // row 0 of this head
+    int64_t o_stride;                  // elements from row to row
+    float *lse;                        // row 0 of this head, or NULL
+    const void *maps;                  // ProblemArgs
+    const void *own, *layout;          // of the problem, for repair.cuh
+    int32_t q_batch, k_batch, v_batch; // coordinates of the batch in the maps
+    int32_t q_shift;                   // and of the first query row
 };
 
 template <class E_, int kHeadDim_, bool kCausal_, bool kSoftcap_> struct Traits {
@@ -65,8 +77,10 @@ template <class E_, int kHeadDim_, bool kCausal_, bool kSoftcap_> struct Traits 
         uint64_t tile_full[kTileSlots], tile_empty[kTileSlots];
         uint64_t tile_wanted[kTilesAhead]; // from the load warp: announce the next tile
         TileInfo tile[kTileSlots];
+        alignas(16) ProblemRecord record; // of an uploaded problem, where the scheduler warp reads it
     };
     static_assert(kGroups <= kMostGroups, "TileInfo");
+    static_assert(sizeof(TileInfo) % 16 == 8, "reads of 16 bytes would need registers that the epilogue has not");
     static_assert(sizeof(Shared) <= kSharedMax, "shared memory");
     static_assert(kRows % kRowsPerGroup == 0 && kKeys % 16 == 0 && kKeys <= 256, "shape of wgmma and TMA box");
     static_assert(kTile.producer_registers + kGroups * kTile.consumer_registers <=

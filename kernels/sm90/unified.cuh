@@ -15,13 +15,13 @@ template <class T> __global__ void __launch_bounds__(T::kThreads, 1) unified(con
 
     if (threadIdx.x == 0) {
         pipeline_init<T>(sm);
-    } else if (threadIdx.x == 64 && args.uploaded == nullptr) {
+    } else if (threadIdx.x == 64 && !maps_are_uploaded(args)) {
         // The first loads would wait for these.
         tma_prefetch_map(&args.problem[0].q_map);
         tma_prefetch_map(&args.problem[0].k_map);
         tma_prefetch_map(&args.problem[0].v_map);
     }
-    if (args.uploaded != nullptr) {
+    if (args.place == kUploaded) {
         grid_wait();
     }
     __syncthreads();

@@ -1,5 +1,6 @@
 // unified_launch.cu: the host side of `unified`: checks, tile plan, tensor maps, upload and launch.
 // Any thread; keeps nothing but the address of the driver's encoder and which kernels were configured.
+#include <cstring>
 #include <cuda.h>
 #include <cuda_runtime.h>
 
@@ -134,36 +135,56 @@ void fill(const attn_config_t &config, const attn_problem_t &p, ProblemArgs *arg
     const auto strides = [&p](const attn_view_t &v) {
         return Strides{p.batch > 1 ? v.stride_b : 0, v.stride_s, v.stride_h};
     };
-    args->q = p.q.data;
-    args->k = p.k.data;
-    args->v = p.v.data;
-    args->o = p.o.data;
-    args->lse = p.lse;
-    args->lse_stride_b = p.lse_stride_b;
-    args->lse_stride_h = p.lse_stride_h;
-    args->s_q = static_cast<int32_t>(p.s_q);
-    args->s_kv = static_cast<int32_t>(p.s_kv);
-    args->scale = exponent_scale(config, p);
-    args->cap_scale = config.softcap ? p.sm_scale / p.softcap : 0.f;
-    args->layout = args->unused = 0;
-    args->q_stride = strides(p.q);
-    args->k_stride = strides(p.k);
-    args->v_stride = strides(p.v);
-    args->o_stride = strides(p.o);
-    args->batch = p.batch;
-    args->h_q = p.h_q;
-    args->ratio = p.h_q / p.h_kv;
-    args->d = p.d;
+    Own &own = args->own;
+    own.q = p.q.data;
+    own.k = p.k.data;
+    own.v = p.v.data;
+    own.o = p.o.data;
+    own.lse = p.lse;
+    own.lse_stride_b = p.lse_stride_b;
+    own.lse_stride_h = p.lse_stride_h;
+    own.s_q = static_cast<int32_t>(p.s_q);
+    own.s_kv = static_cast<int32_t>(p.s_kv);
+    own.scale = exponent_scale(config, p);
+    own.cap_scale = config.softcap ? p.sm_scale / p.softcap : 0.f;
+    own.layout_at = own.unused = 0;
+    args->layout = {strides(p.q), strides(p.k), strides(p.v), strides(p.o), p.batch, p.h_q, p.h_q / p.h_kv, p.d};
 }
 
 attn_status_t fill_maps(EncodeTiled encode_tiled, attn_dtype_t dtype, int keys, ProblemArgs *args, attn_error_t *err)
 {
     attn_status_t st = encode(encode_tiled, &args->q_map, dtype, map_of_q(*args), 2, 64, "q", err);
     if (st == ATTN_OK) {
-        st = encode(encode_tiled, &args->k_map, dtype, map_of_kv(*args, args->k, args->k_stride), 1, keys, "k", err);
+        st = encode(encode_tiled, &args->k_map, dtype, map_of_kv(*args, args->own.k, args->layout.k_stride), 1, keys,
+                    "k", err);
     }
     if (st == ATTN_OK) {
-        st = encode(encode_tiled, &args->v_map, dtype, map_of_kv(*args, args->v, args->v_stride), 1, keys, "v", err);
+        st = encode(encode_tiled, &args->v_map, dtype, map_of_kv(*args, args->own.v, args->layout.v_stride), 1, keys,
+                    "v", err);
+    }
+    return st;
+}
+
+// Maps of arenas, which serve all problems that `args` is one of. Its strides from row to row become the arenas': they
+// were anything if it has a single row.
+attn_status_t fill_arena_maps(EncodeTiled encode_tiled, attn_dtype_t dtype, int keys, const attn_sm90_arenas_t &arenas,
+                              ProblemArgs *args, attn_error_t *err)
+{
+    Layout &l = args->layout;
+    attn_status_t st = encode(encode_tiled, &args->q_map, dtype, map_of_q_arena(l, arenas.q), 2, 64, "q", err);
+    if (st == ATTN_OK) {
+        st = encode(encode_tiled, &args->k_map, dtype, map_of_kv_arena(l, arenas.k, l.k_stride), 1, keys, "k", err);
+    }
+    if (st == ATTN_OK) {
+        st = encode(encode_tiled, &args->v_map, dtype, map_of_kv_arena(l, arenas.v, l.v_stride), 1, keys, "v", err);
+    }
+    if (st == ATTN_OK) {
+        l.q_stride.s = arenas.q.stride / 2;
+        l.k_stride.s = arenas.k.stride / 2;
+        l.v_stride.s = arenas.v.stride / 2;
+        args->q_origin = arenas.q.origin;
+        args->k_origin = arenas.k.origin;
+        args->v_origin = arenas.v.origin;
     }
     return st;
 }
@@ -311,8 +332,15 @@ attn_status_t describe(const attn_group_t *group, const attn_exec_t *exec, Launc
     if (st != ATTN_OK) {
         return attn_error_set(err, st, "the group has more than %u tiles of %d rows", ATTN_SM90_TILES_MAX, kernel.rows);
     }
-    launch->args.spans = launch->plan.spans_used;
-    launch->args.tiles = launch->plan.tiles;
+    GroupArgs &args = launch->args;
+    args.spans = launch->plan.spans_used;
+    args.tiles = launch->plan.tiles;
+    args.uploaded = nullptr;
+    args.uploaded_spans = nullptr;
+    args.has_arenas = args.early_maps = 0;
+    if (args.spans <= kInlineProblems && launch->plan.spans != args.span) {
+        memcpy(args.span, launch->plan.spans, args.spans * sizeof(args.span[0]));
+    }
     return ATTN_OK;
 }
 
@@ -321,8 +349,7 @@ attn_status_t fill_inline(Launch *launch, attn_error_t *err)
 {
     EncodeTiled encode_tiled;
     attn_status_t st = encoder(&encode_tiled, err);
-    launch->args.uploaded = nullptr;
-    launch->args.uploaded_spans = nullptr;
+    launch->args.place = kInline;
     for (uint32_t i = 0; st == ATTN_OK && i < launch->work.count; ++i) {
         fill(launch->work.config, problem_at(*launch, i), &launch->args.problem[i]);
         st = fill_maps(encode_tiled, launch->work.config.dtype, launch->kernel->keys, &launch->args.problem[i], err);
@@ -337,30 +364,68 @@ bool maps_are_early(uint32_t tiles, uint32_t units, uint32_t problems)
     return problems <= 6 * static_cast<uint64_t>(tiles) / units;
 }
 
-// Many problems: queues kernels that write them, with maps like the first one's, to the workspace.
+// Fills the first problem's place in the parameters, with maps of arenas where all problems have them and with its own
+// else.
+attn_status_t fill_first(Launch *launch, attn_error_t *err)
+{
+    GroupArgs &args = launch->args;
+    EncodeTiled encode_tiled = nullptr;
+    const attn_status_t st = encoder(&encode_tiled, err);
+    if (st != ATTN_OK) {
+        return st;
+    }
+    const attn_dtype_t dtype = launch->work.config.dtype;
+    const int keys = launch->kernel->keys;
+    fill(launch->work.config, problem_at(*launch, 0), &args.problem[0]);
+    attn_sm90_arenas_t arenas;
+    attn_error_t no_arena_maps; // no error: problems get maps of their own
+    if (attn_sm90_arenas_find(&launch->work, &arenas) &&
+        fill_arena_maps(encode_tiled, dtype, keys, arenas, &args.problem[0], &no_arena_maps) == ATTN_OK) {
+        args.has_arenas = 1;
+        return ATTN_OK;
+    }
+    return fill_maps(encode_tiled, dtype, keys, &args.problem[0], err);
+}
+
+// Lists the problems in the parameters, if they can be. True when they are.
+bool fill_listed(Launch *launch)
+{
+    GroupArgs &args = launch->args;
+    const uint32_t count = launch->work.count;
+    if (args.has_arenas == 0 || count > kListedProblems || args.spans > kInlineProblems) {
+        return false;
+    }
+    Own *const own = const_cast<Own *>(problems_listed(args));
+    for (uint32_t i = 0; i < count; ++i) {
+        ProblemArgs problem;
+        fill(launch->work.config, problem_at(*launch, i), &problem);
+        if (memcmp(&problem.layout, &args.problem[0].layout, sizeof(Layout)) != 0) {
+            return false;
+        }
+        own[i] = problem.own;
+    }
+    args.place = kListed;
+    return true;
+}
+
+// Queues kernels that write the problems, with maps like the first one's where they need their own, to the workspace.
 attn_status_t upload(Launch *launch, const attn_exec_t *exec, attn_error_t *err)
 {
+    GroupArgs &args = launch->args;
     ProblemArgs *const to =
         reinterpret_cast<ProblemArgs *>(static_cast<unsigned char *>(exec->workspace) + ATTN_WORKSPACE_ZEROED);
     const uint32_t count = launch->work.count;
     attn_sm90_span_t *const spans_to = reinterpret_cast<attn_sm90_span_t *>(to + count);
-    EncodeTiled encode_tiled;
-    ProblemArgs problem;
+    const bool few_spans = args.spans <= kInlineProblems; // they are in the parameters
     Parcel<kParcelBytes> parcel;
-    attn_status_t st = encoder(&encode_tiled, err);
-    if (st == ATTN_OK) {
-        fill(launch->work.config, problem_at(*launch, 0), &problem);
-        st = fill_maps(encode_tiled, launch->work.config.dtype, launch->kernel->keys, &problem, err);
-    }
-    if (st != ATTN_OK) {
-        return st;
-    }
-    parcel.q_map = problem.q_map;
-    parcel.kv_map = problem.k_map;
+    parcel.q_map = args.problem[0].q_map;
+    parcel.kv_map = args.problem[0].k_map;
+    parcel.with_maps = args.has_arenas == 0;
     for (uint32_t first = 0; first < count; first += kParcelProblems) {
-        const uint32_t spans = launch->plan.spans_used > first ? launch->plan.spans_used - first : 0;
+        const uint32_t spans = !few_spans && args.spans > first ? args.spans - first : 0;
         parcel_begin(&parcel, count - first);
         for (uint32_t i = 0; i < parcel.problems; ++i) {
+            ProblemArgs problem;
             fill(launch->work.config, problem_at(*launch, first + i), &problem);
             parcel_add(&parcel, i, &problem);
         }
@@ -371,10 +436,18 @@ attn_status_t upload(Launch *launch, const attn_exec_t *exec, attn_error_t *err)
             return attn_error_set(err, ATTN_ERR_DEVICE, "the group could not be uploaded: %s", cudaGetErrorString(rc));
         }
     }
-    launch->args.uploaded = to;
-    launch->args.uploaded_spans = spans_to;
-    launch->args.early_maps = maps_are_early(launch->plan.tiles, units_of(exec), count) ? count : 0;
+    args.place = kUploaded;
+    args.uploaded = to;
+    args.uploaded_spans = few_spans ? nullptr : spans_to;
+    args.early_maps = maps_are_uploaded(args) && maps_are_early(args.tiles, units_of(exec), count) ? count : 0;
     return ATTN_OK;
+}
+
+// More problems than are launched with maps of their own in the parameters.
+attn_status_t fill_many(Launch *launch, const attn_exec_t *exec, attn_error_t *err)
+{
+    const attn_status_t st = fill_first(launch, err);
+    return st != ATTN_OK || fill_listed(launch) ? st : upload(launch, exec, err);
 }
 
 cudaError_t enqueue(Launch *launch, const attn_exec_t *exec)
@@ -391,7 +464,7 @@ cudaError_t enqueue(Launch *launch, const attn_exec_t *exec)
     early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
     early.val.programmaticStreamSerializationAllowed = 1;
     config.attrs = &early;
-    config.numAttrs = args.uploaded != nullptr ? 1 : 0; // then the kernel waits for the upload itself
+    config.numAttrs = args.place == kUploaded ? 1 : 0; // then the kernel waits for the upload itself
     void *kernel_args[] = {&args};
     return cudaLaunchKernelExC(&config, reinterpret_cast<const void *>(launch->kernel->entry), kernel_args);
 }
@@ -416,7 +489,7 @@ attn_status_t launch(const attn_group_t *group, const attn_exec_t *exec, attn_er
     }
     st = configure(*launch.kernel, err);
     if (st == ATTN_OK) {
-        st = launch.work.count > kInlineProblems ? upload(&launch, exec, err) : fill_inline(&launch, err);
+        st = launch.work.count > kInlineProblems ? fill_many(&launch, exec, err) : fill_inline(&launch, err);
     }
     if (st != ATTN_OK) {
         return st;

@@ -1,5 +1,5 @@
 // upload.cuh: brings a launch's problems to device memory as parameters of a small kernel, which makes their tensor
-// maps.
+// maps where they need their own (arena.h).
 //
 // A copy from pinned memory would cost 18 us on the way (H100, between two kernels of a stream); parameters travel with
 // the launch, but the more the longer (4 us for 8 KB, 9 us for 32 KB). So a problem travels as 80 bytes and the layout
@@ -15,17 +15,18 @@
 
 #include "maps.cuh"
 #include "ptx/barrier.cuh"
+#include "ptx/load.cuh"
 #include "ptx/tensormap.cuh"
 
 namespace attn_sm90 {
 
 // ProblemArgs in pieces of 16 bytes: maps, what a problem has of its own, its layout.
 constexpr uint32_t kPiece = 16, kMapPieces = sizeof(CUtensorMap) / kPiece;
-constexpr uint32_t kRecordAt = offsetof(ProblemArgs, q), kLayoutAt = offsetof(ProblemArgs, q_stride);
-constexpr uint32_t kRecordBytes = kLayoutAt - kRecordAt;
-constexpr uint32_t kLayoutBytes = offsetof(ProblemArgs, d) + sizeof(uint32_t) - kLayoutAt;
+constexpr uint32_t kRecordAt = offsetof(ProblemArgs, own), kLayoutAt = offsetof(ProblemArgs, layout);
+constexpr uint32_t kRecordBytes = sizeof(Own), kLayoutBytes = sizeof(Layout);
 constexpr uint32_t kRecordPieces = kRecordBytes / kPiece, kLayoutPieces = kLayoutBytes / kPiece;
-static_assert(kRecordAt == 3 * sizeof(CUtensorMap) && kRecordBytes % kPiece == 0 && kLayoutBytes % kPiece == 0,
+static_assert(kRecordAt == 3 * sizeof(CUtensorMap) && kLayoutAt == kRecordAt + kRecordBytes &&
+                  kRecordBytes % kPiece == 0 && kLayoutBytes % kPiece == 0,
               "ProblemArgs can be put together from pieces");
 
 constexpr uint32_t kParcelProblems = 128;
@@ -37,18 +38,9 @@ static_assert(kParcelProblems * sizeof(attn_sm90_span_t) % kPiece == 0, "spans o
 template <uint32_t kBytes> struct Parcel {
     CUtensorMap q_map, kv_map; // templates: any problem's
     uint32_t problems, layouts_at, spans_at, span_pieces;
+    uint32_t with_maps;                      // else nobody looks at the problems' maps
     alignas(16) unsigned char bytes[kBytes]; // records, layouts, spans
 };
-
-// 16 bytes at a generic address. The compiler would read parameters through the constant cache, which takes one address
-// at a time: 10 us for the problems of a large group.
-// https://docs.nvidia.com/cuda/parallel-thread-execution/#data-movement-and-conversion-instructions-ld
-__device__ __forceinline__ uint4 load_generic(const void *from)
-{
-    uint4 x;
-    asm volatile("ld.v4.u32 {%0, %1, %2, %3}, [%4];" : "=r"(x.x), "=r"(x.y), "=r"(x.z), "=r"(x.w) : "l"(from));
-    return x;
-}
 
 template <int kRank, int kAt = 0>
 __device__ __forceinline__ void map_replace(uint32_t map, const MapShape<kRank> &shape)
@@ -83,6 +75,7 @@ __global__ void __launch_bounds__(32 * kExpandWarps)
     const uint4 piece =
         load_generic(lane < kRecordPieces ? parcel.bytes + problem * kRecordBytes + kPiece * lane
                                           : layouts + kPiece * ((lane - kRecordPieces) % kLayoutPieces));
+    const bool with_maps = parcel.with_maps != 0;
     const CUtensorMap *const map = lane < kMapPieces ? &parcel.q_map : &parcel.kv_map;
     const uint4 map_piece = load_generic(reinterpret_cast<const uint4 *>(map) + lane % kMapPieces);
     const bool has_span = thread < parcel.span_pieces;
@@ -97,19 +90,20 @@ __global__ void __launch_bounds__(32 * kExpandWarps)
         spans[thread] = span;
     }
     __syncwarp();
-    const uint32_t layout = args.layout;
+    const uint32_t layout = args.own.layout_at;
     if (layout != 0) {
         if (lane < kLayoutPieces) {
             pieces[kLayoutAt / kPiece + lane] = load_generic(layouts + layout * kLayoutBytes + kPiece * lane);
         }
         __syncwarp();
     }
-    if (lane == 0) {
+    if (with_maps && lane == 0) {
         map_replace(smem_addr(&args.q_map), map_of_q(args));
-    } else if (lane < 3) {
+    } else if (with_maps && lane < 3) {
         const bool of_v = lane == 2;
-        map_replace(smem_addr(of_v ? &args.v_map : &args.k_map),
-                    map_of_kv(args, of_v ? args.v : args.k, of_v ? args.v_stride : args.k_stride));
+        map_replace(
+            smem_addr(of_v ? &args.v_map : &args.k_map),
+            map_of_kv(args, of_v ? args.own.v : args.own.k, of_v ? args.layout.v_stride : args.layout.k_stride));
     }
     __syncwarp();
     uint4 *const to = reinterpret_cast<uint4 *>(&problems[problem]);
@@ -119,7 +113,9 @@ __global__ void __launch_bounds__(32 * kExpandWarps)
     if (lane < kPieces - 32) {
         to[32 + lane] = pieces[32 + lane];
     }
-    fence_tensormap_release();
+    if (with_maps) {
+        fence_tensormap_release();
+    }
 }
 
 // A parcel is begun, gets its problems one by one and is ended with its spans. It takes as many of the `problems` that
@@ -140,7 +136,7 @@ inline void parcel_add(Parcel<kParcelBytes> *parcel, uint32_t at, ProblemArgs *a
         memcpy(next, from + kLayoutAt, kLayoutBytes);
         parcel->spans_at += kLayoutBytes;
     }
-    args->layout = (parcel->spans_at - parcel->layouts_at) / kLayoutBytes - 1;
+    args->own.layout_at = (parcel->spans_at - parcel->layouts_at) / kLayoutBytes - 1;
     memcpy(parcel->bytes + at * kRecordBytes, from + kRecordAt, kRecordBytes);
 }
 
@@ -178,10 +174,12 @@ inline cudaError_t parcel_send(Parcel<kParcelBytes> *parcel, ProblemArgs *to, at
                                cudaStream_t stream)
 {
     const uint32_t bytes = parcel->spans_at + kPiece * parcel->span_pieces;
-    constexpr uint32_t kSmall = parcel_room(1536), kPage = parcel_room(4096), kMiddle = parcel_room(12288);
+    constexpr uint32_t kSmall = parcel_room(1536), kPage = parcel_room(4096), kMiddle = parcel_room(9216),
+                       kLarge = parcel_room(16384);
     const auto send = bytes <= kSmall    ? parcel_expand<kSmall>
                       : bytes <= kPage   ? parcel_expand<kPage>
                       : bytes <= kMiddle ? parcel_expand<kMiddle>
+                      : bytes <= kLarge  ? parcel_expand<kLarge>
                                          : parcel_expand<kParcelBytes>;
     return send(parcel, to, spans, stream);
 }

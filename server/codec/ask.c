@@ -65,15 +65,21 @@ attn_status_t attn_ask_set_priority(attn_ask_t *ask, int64_t priority, attn_erro
 }
 
 /* "[2, 16, 8, 64]", for sentences. */
-static void print_shape(char *ret, size_t size, const uint64_t *shape, size_t rank)
+typedef struct shape_text {
+    char text[128];
+} shape_text_t;
+
+static shape_text_t shape_text(const uint64_t *shape, size_t rank)
 {
-    size_t used = (size_t)snprintf(ret, size, "[");
-    for (size_t i = 0; i < rank && i < 6 && used < size; i++) {
-        used += (size_t)snprintf(ret + used, size - used, "%s%" PRIu64, i > 0 ? ", " : "", shape[i]);
+    shape_text_t ret = {"["};
+    size_t used = 1;
+    for (size_t i = 0; i < rank && i < 6 && used < sizeof ret.text; i++) {
+        used += (size_t)snprintf(ret.text + used, sizeof ret.text - used, "%s%" PRIu64, i > 0 ? ", " : "", shape[i]);
     }
-    if (used < size) {
-        snprintf(ret + used, size - used, "%s]", rank > 6 ? ", ..." : "");
+    if (used < sizeof ret.text) {
+        snprintf(ret.text + used, sizeof ret.text - used, "%s]", rank > 6 ? ", ..." : "");
     }
+    return ret;
 }
 
 typedef struct extents {
@@ -98,11 +104,10 @@ static attn_status_t check_rank(const attn_spec_t *spec, const char *name, const
     static const char *const forms[] = {"", "[batch, s, heads, d]", "[batch, heads, s, d]", "[total, heads, d]"};
     size_t right = spec->layout == ATTN_LAYOUT_THD ? 3 : 4;
     if (rank != right) {
-        char text[128];
-        print_shape(text, sizeof text, shape, rank);
         return attn_error_set(err, ATTN_ERR_INVALID_ARGUMENT,
-                              "%s has shape %s with %zu dimensions; layout %s has %zu: %s", name, text, rank,
-                              attn_layout_name((attn_layout_t)spec->layout), right, forms[spec->layout]);
+                              "%s has shape %s with %zu dimensions; layout %s has %zu: %s", name,
+                              shape_text(shape, rank).text, rank, attn_layout_name((attn_layout_t)spec->layout), right,
+                              forms[spec->layout]);
     }
     for (size_t i = 0; i < rank; i++) {
         if (shape[i] > (uint64_t)ATTN_EXTENT_MAX) {
@@ -131,19 +136,15 @@ attn_status_t attn_ask_set_shapes(attn_ask_t *ask, const uint64_t *q, size_t q_r
     if (status != ATTN_OK) {
         return status;
     }
-    char q_text[128], k_text[128], v_text[128];
-    print_shape(q_text, sizeof q_text, q, q_rank);
-    print_shape(k_text, sizeof k_text, k, k_rank);
-    print_shape(v_text, sizeof v_text, v, v_rank);
     if (memcmp(k, v, k_rank * sizeof *k) != 0) {
-        return attn_error_set(err, ATTN_ERR_INVALID_ARGUMENT, "k has shape %s and v %s; they must be the same", k_text,
-                              v_text);
+        return attn_error_set(err, ATTN_ERR_INVALID_ARGUMENT, "k has shape %s and v %s; they must be the same",
+                              shape_text(k, k_rank).text, shape_text(v, v_rank).text);
     }
     extents_t qe = extents_of(spec.layout, q), ke = extents_of(spec.layout, k);
     if (qe.batch != ke.batch || qe.d != ke.d) {
-        return attn_error_set(err, ATTN_ERR_INVALID_ARGUMENT,
-                              "q has shape %s and k %s (layout %s); batch and head dim must be the same", q_text,
-                              k_text, attn_layout_name((attn_layout_t)spec.layout));
+        return attn_error_set(
+            err, ATTN_ERR_INVALID_ARGUMENT, "q has shape %s and k %s (layout %s); batch and head dim must be the same",
+            shape_text(q, q_rank).text, shape_text(k, k_rank).text, attn_layout_name((attn_layout_t)spec.layout));
     }
     if (spec.layout == ATTN_LAYOUT_THD) {
         if (cu_entries < 1) {
@@ -155,7 +156,8 @@ attn_status_t attn_ask_set_shapes(attn_ask_t *ask, const uint64_t *q, size_t q_r
     }
     if (qe.batch > UINT32_MAX || qe.h > UINT32_MAX || ke.h > UINT32_MAX || qe.d > UINT32_MAX) {
         return attn_error_set(err, ATTN_ERR_INVALID_ARGUMENT,
-                              "q has shape %s and k %s: batch, heads and head dim must fit 32 bits", q_text, k_text);
+                              "q has shape %s and k %s: batch, heads and head dim must fit 32 bits",
+                              shape_text(q, q_rank).text, shape_text(k, k_rank).text);
     }
     spec.batch = (uint32_t)qe.batch;
     spec.h_q = (uint32_t)qe.h;

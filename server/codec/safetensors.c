@@ -1,5 +1,5 @@
 /* codec/safetensors.c: see safetensors.h. */
-#include "codec/safetensors.h"
+#include "codec/safetensors_header.h"
 
 #include <endian.h>
 #include <inttypes.h>
@@ -11,15 +11,9 @@
 #include "base/text.h"
 #include "codec/json.h"
 
-static const char *const names[ATTN_TENSOR_COUNT] = {"q", "k", "v", "cu_seqlens_q", "cu_seqlens_k"};
+const char *const attn_safetensors_names[ATTN_TENSOR_COUNT] = {"q", "k", "v", "cu_seqlens_q", "cu_seqlens_k"};
 
-typedef struct entry {
-    bool present;
-    char dtype[8];
-    size_t rank;
-    uint64_t shape[8];
-    uint64_t begin, end;
-} entry_t;
+typedef attn_safetensors_entry_t entry_t;
 
 const char *attn_safetensors_dtype(uint32_t dtype)
 {
@@ -38,28 +32,28 @@ static attn_status_t read_entry(const char *name, const json_t *value, entry_t *
                               "\"data_offsets\": [begin, end]} and nothing more",
                               name);
     }
-    entry_t entry = {.present = true, .rank = json_array_size(shape)};
-    attn_text_quote(entry.dtype, sizeof entry.dtype, json_string_value(dtype), json_string_length(dtype));
-    if (entry.rank > sizeof entry.shape / sizeof entry.shape[0]) {
+    ret->present = true;
+    ret->rank = json_array_size(shape);
+    attn_text_quote(ret->dtype, sizeof ret->dtype, json_string_value(dtype), json_string_length(dtype));
+    if (ret->rank > ATTN_SAFETENSORS_RANK_MAX) {
         return attn_error_set(err, ATTN_ERR_INVALID_ARGUMENT,
                               "safetensors: tensor %s has %zu dimensions; 3 or 4 are "
                               "meant",
-                              name, entry.rank);
+                              name, ret->rank);
     }
-    for (size_t i = 0; i < entry.rank; i++) {
-        if (!attn_json_u64(json_array_get(shape, i), &entry.shape[i])) {
+    for (size_t i = 0; i < ret->rank; i++) {
+        if (!attn_json_u64(json_array_get(shape, i), &ret->shape[i])) {
             return attn_error_set(err, ATTN_ERR_INVALID_ARGUMENT,
                                   "safetensors: dimension %zu of tensor %s is not a whole number of 0 or more", i,
                                   name);
         }
     }
-    if (!attn_json_u64(json_array_get(offsets, 0), &entry.begin) ||
-        !attn_json_u64(json_array_get(offsets, 1), &entry.end) || entry.begin > entry.end) {
+    if (!attn_json_u64(json_array_get(offsets, 0), &ret->begin) ||
+        !attn_json_u64(json_array_get(offsets, 1), &ret->end) || ret->begin > ret->end) {
         return attn_error_set(err, ATTN_ERR_INVALID_ARGUMENT,
                               "safetensors: data_offsets of tensor %s must be two whole numbers, begin before end",
                               name);
     }
-    *ret = entry;
     return ATTN_OK;
 }
 
@@ -87,7 +81,7 @@ static attn_status_t read_entries(const json_t *root, entry_t entries[ATTN_TENSO
             continue;
         }
         unsigned i = 0;
-        while (i < ATTN_TENSOR_COUNT && strcmp(key, names[i]) != 0) {
+        while (i < ATTN_TENSOR_COUNT && strcmp(key, attn_safetensors_names[i]) != 0) {
             i++;
         }
         if (i == ATTN_TENSOR_COUNT) {
@@ -102,15 +96,33 @@ static attn_status_t read_entries(const json_t *root, entry_t entries[ATTN_TENSO
                                   "cu_seqlens_q and cu_seqlens_k",
                                   quoted);
         }
-        attn_status_t status = read_entry(names[i], value, &entries[i], err);
+        attn_status_t status = read_entry(attn_safetensors_names[i], value, &entries[i], err);
         if (status != ATTN_OK) {
             return status;
         }
     }
+    return ATTN_OK;
+}
+
+attn_status_t attn_safetensors_parse(const char *header, size_t bytes, entry_t ret[ATTN_TENSOR_COUNT],
+                                     attn_error_t *err)
+{
+    json_t *root;
+    attn_status_t status = attn_json_parse("safetensors header", header, bytes, &root, err);
+    if (status == ATTN_OK) {
+        status = read_entries(root, ret, err);
+        json_decref(root);
+    }
+    return status;
+}
+
+static attn_status_t check_present(const entry_t *entries, attn_error_t *err)
+{
     for (unsigned i = ATTN_TENSOR_Q; i <= ATTN_TENSOR_V; i++) {
         if (!entries[i].present) {
             return attn_error_set(err, ATTN_ERR_INVALID_ARGUMENT,
-                                  "safetensors: tensor %s is missing; q, k and v are needed", names[i]);
+                                  "safetensors: tensor %s is missing; q, k and v are needed",
+                                  attn_safetensors_names[i]);
         }
     }
     return ATTN_OK;
@@ -130,7 +142,7 @@ static attn_status_t take_dtype(const entry_t *entries, attn_ask_t *ask, attn_er
         if (strcmp(entries[i].dtype, entries[ATTN_TENSOR_Q].dtype) != 0) {
             return attn_error_set(err, ATTN_ERR_INVALID_ARGUMENT,
                                   "safetensors: q has dtype %s and %s %s; q, k and v must have the same",
-                                  entries[ATTN_TENSOR_Q].dtype, names[i], entries[i].dtype);
+                                  entries[ATTN_TENSOR_Q].dtype, attn_safetensors_names[i], entries[i].dtype);
         }
     }
     ask->spec.dtype = dtype;
@@ -138,7 +150,7 @@ static attn_status_t take_dtype(const entry_t *entries, attn_ask_t *ask, attn_er
 }
 
 /* Entries of a cu_seqlens tensor; 0 when there is none. */
-static attn_status_t take_entries(const entry_t *entry, const char *name, uint64_t *ret, attn_error_t *err)
+static attn_status_t take_seqlens(const entry_t *entry, const char *name, uint64_t *ret, attn_error_t *err)
 {
     *ret = 0;
     if (!entry->present) {
@@ -154,20 +166,19 @@ static attn_status_t take_entries(const entry_t *entry, const char *name, uint64
     return ATTN_OK;
 }
 
-static attn_status_t take_header(const json_t *root, uint64_t total, attn_ask_t *ask,
-                                 attn_slice_t ret_slices[ATTN_TENSOR_COUNT], uint32_t *ret_count, attn_error_t *err)
+static attn_status_t take_entries(const entry_t entries[ATTN_TENSOR_COUNT], uint64_t total, attn_ask_t *ask,
+                                  attn_slice_t ret_slices[ATTN_TENSOR_COUNT], uint32_t *ret_count, attn_error_t *err)
 {
-    entry_t entries[ATTN_TENSOR_COUNT] = {{0}};
     uint64_t cu_q = 0, cu_k = 0;
-    attn_status_t status = read_entries(root, entries, err);
+    attn_status_t status = check_present(entries, err);
     if (status == ATTN_OK) {
         status = take_dtype(entries, ask, err);
     }
     if (status == ATTN_OK) {
-        status = take_entries(&entries[ATTN_TENSOR_CU_Q], "cu_seqlens_q", &cu_q, err);
+        status = take_seqlens(&entries[ATTN_TENSOR_CU_Q], "cu_seqlens_q", &cu_q, err);
     }
     if (status == ATTN_OK) {
-        status = take_entries(&entries[ATTN_TENSOR_CU_K], "cu_seqlens_k", &cu_k, err);
+        status = take_seqlens(&entries[ATTN_TENSOR_CU_K], "cu_seqlens_k", &cu_k, err);
     }
     if (status != ATTN_OK) {
         return status;
@@ -196,9 +207,10 @@ static attn_status_t take_header(const json_t *root, uint64_t total, attn_ask_t 
             return attn_error_set(err, ATTN_ERR_INVALID_ARGUMENT,
                                   "safetensors: data_offsets of %s span %" PRIu64 " bytes; its shape in %s needs "
                                   "%" PRIu64,
-                                  names[i], entries[i].end - entries[i].begin, entries[i].dtype, sizes[i]);
+                                  attn_safetensors_names[i], entries[i].end - entries[i].begin, entries[i].dtype,
+                                  sizes[i]);
         }
-        ret_slices[count++] = (attn_slice_t){names[i], entries[i].begin, sizes[i], i};
+        ret_slices[count++] = (attn_slice_t){attn_safetensors_names[i], entries[i].begin, sizes[i], i};
     }
     status = attn_tiling_check(ret_slices, count, total, err);
     if (status == ATTN_OK) {
@@ -210,13 +222,15 @@ static attn_status_t take_header(const json_t *root, uint64_t total, attn_ask_t 
 attn_status_t attn_safetensors_read(const char *header, size_t bytes, uint64_t total, attn_ask_t *ask,
                                     attn_slice_t ret_slices[ATTN_TENSOR_COUNT], uint32_t *ret_count, attn_error_t *err)
 {
-    json_t *root;
-    attn_status_t status = attn_json_parse("safetensors header", header, bytes, &root, err);
-    if (status == ATTN_OK) {
-        status = take_header(root, total, ask, ret_slices, ret_count, err);
-        json_decref(root);
+    entry_t entries[ATTN_TENSOR_COUNT] = {{0}};
+    if (!attn_safetensors_plain(header, bytes, entries)) {
+        memset(entries, 0, sizeof entries);
+        attn_status_t status = attn_safetensors_parse(header, bytes, entries, err);
+        if (status != ATTN_OK) {
+            return status;
+        }
     }
-    return status;
+    return take_entries(entries, total, ask, ret_slices, ret_count, err);
 }
 
 /* A text that grows in a buffer of fixed size. Written by hand because an answer of a few microseconds of kernel time

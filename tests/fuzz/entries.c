@@ -11,6 +11,7 @@
 #include "codec/intake.h"
 #include "codec/json.h"
 #include "codec/query.h"
+#include "codec/safetensors_header.h"
 #include "codec/xattn.h"
 
 #define MUST(condition)                                                                                                \
@@ -114,6 +115,16 @@ static void run_xattn_compare(const uint8_t *data, size_t size)
 static void run_safetensors(const uint8_t *data, size_t size)
 {
     run_intake(ATTN_FRAMING_SAFETENSORS, false, data, size);
+}
+
+/* What the plain reader takes, the parser takes for the same. */
+static void run_safetensors_header(const uint8_t *data, size_t size)
+{
+    attn_safetensors_entry_t plain[ATTN_TENSOR_COUNT] = {{0}}, parsed[ATTN_TENSOR_COUNT] = {{0}};
+    attn_error_t err;
+    const bool is_plain = attn_safetensors_plain((const char *)data, size, plain);
+    attn_status_t status = attn_safetensors_parse((const char *)data, size, parsed, &err);
+    MUST(!is_plain || (status == ATTN_OK && memcmp(plain, parsed, sizeof plain) == 0));
 }
 
 static char *text_of(const uint8_t *data, size_t size)
@@ -271,6 +282,18 @@ static uint8_t *seed_safetensors(unsigned which, size_t *ret_size)
     return body;
 }
 
+static uint8_t *seed_safetensors_header(unsigned which, size_t *ret_size)
+{
+    uint8_t *body = seed_safetensors(which, ret_size);
+    if (body != NULL) {
+        uint64_t length;
+        memcpy(&length, body, 8);
+        *ret_size = le64toh(length);
+        memmove(body, body + 8, *ret_size);
+    }
+    return body;
+}
+
 static uint8_t *seed_query(unsigned which, size_t *ret_size)
 {
     static const char *const texts[] = {("variant=cpu&causal=true&sm_scale=0.125&softcap=30&return_lse=1&layout=bhsd&"
@@ -295,6 +318,7 @@ const fuzz_entry_t fuzz_entries[] = {
     {"xattn", run_xattn, seed_xattn},
     {"xattn_compare", run_xattn_compare, seed_xattn_compare},
     {"safetensors", run_safetensors, seed_safetensors},
+    {"safetensors_header", run_safetensors_header, seed_safetensors_header},
     {"query", run_query, seed_query},
     {"json", run_json, seed_json},
     {"compare_json", run_compare_json, seed_json},

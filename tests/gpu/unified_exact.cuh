@@ -19,9 +19,8 @@ __global__ void copy_kernel(Tensor from, Tensor to, uint32_t ratio, uint64_t cou
         uint32_t b, h, i;
         int64_t s;
         const int64_t at = element_at(to, n, &b, &s, &h, &i);
-        static_cast<uint16_t *>(to.view.data)[at] =
-            static_cast<uint16_t *>(from.view.data)[b * from.view.stride_b + s * from.view.stride_s +
-                                                    h / ratio * from.view.stride_h + i];
+        static_cast<uint16_t *>(to.view.data)[at] = static_cast<uint16_t *>(
+            from.view.data)[b * from.view.stride_b + s * from.view.stride_s + h / ratio * from.view.stride_h + i];
     }
 }
 
@@ -98,27 +97,46 @@ static void test_repeats()
 static const uint32_t kGroupMax = 200;
 static Instance members_alone[kGroupMax], members[kGroupMax];
 
+// kMixed: problems of any heads, batch and layout. kRagged: of any lengths, else like `like`. kEqual: like `like`. The
+// last two have one tensor map for all, and a NaN now and then.
+enum Likeness { kMixed, kRagged, kEqual };
+
 // A group of `count` random problems against each of them alone; twice with the order reversed.
-static void check_group(const Case &like, uint32_t count, uint32_t seed)
+static void check_group(const Case &like, uint32_t count, uint32_t seed, Likeness likeness = kMixed)
 {
     static attn_problem_t problems[kGroupMax];
     uint32_t state = seed;
     pool_used = 0;
     for (uint32_t i = 0; i < count; ++i) {
         Case c = like;
-        static const int64_t edges[] = {0, 1, 64, 127, 128, 129, 256, 500, 1024};
-        c.s_q = next_random(&state) % 4 == 0 ? edges[next_random(&state) % 9] : next_random(&state) % 700;
-        c.s_kv = next_random(&state) % 3 == 0 ? c.s_q : static_cast<int64_t>(next_random(&state) % 900);
-        c.batch = 1 + next_random(&state) % 2;
-        c.h_kv = 1 + next_random(&state) % 2;
-        c.h_q = c.h_kv * (1 + next_random(&state) % 3);
+        if (likeness != kEqual) {
+            static const int64_t edges[] = {0, 1, 64, 127, 128, 129, 256, 500, 1024};
+            c.s_q = next_random(&state) % 4 == 0 ? edges[next_random(&state) % 9] : next_random(&state) % 700;
+            c.s_kv = next_random(&state) % 3 == 0 ? c.s_q : static_cast<int64_t>(next_random(&state) % 900);
+            c.batch = 1 + next_random(&state) % 2;
+        }
+        if (likeness == kMixed) {
+            c.h_kv = 1 + next_random(&state) % 2;
+            c.h_q = c.h_kv * (1 + next_random(&state) % 3);
+            c.layout = static_cast<Layout>(next_random(&state) % 3);
+        } else {
+            c.s_kv = c.s_kv < 1 ? 1 : c.s_kv;
+            pool_used += 1024 * (next_random(&state) % 16); // at no even distances
+        }
         c.lse = next_random(&state) % 2;
         c.sm_scale = 0.05f + static_cast<float>(next_random(&state) % 100) * 0.002f;
+        if (likeness != kMixed) {
+            // Standard deviations of scores up to 1.5: with more, a row in some hundreds misses its rule (NOTES.md).
+            c.sm_scale =
+                (0.5f + static_cast<float>(next_random(&state) % 100) * 0.01f) / sqrtf(static_cast<float>(c.d));
+        }
         if (like.softcap > 0) {
             c.softcap = 5.f + static_cast<float>(next_random(&state) % 50);
         }
-        c.layout = static_cast<Layout>(next_random(&state) % 3);
         members_alone[i] = instance_make(c, seed * 1000 + i);
+        if (likeness != kMixed && i % 5 == 2) {
+            poke(members_alone[i].v, c.s_kv - 1, 0, 3, 0x7FFF);
+        }
         run_alone(members_alone[i]);
         members[i] = members_alone[i];
         members[i].o = tensor_make(c.batch, c.s_q, c.h_q, c.d, c.layout);
@@ -155,6 +173,20 @@ static void test_groups()
     static const uint32_t dims[] = {64, 96, 192, 256};
     for (uint32_t d : dims) {
         check_group(case_of(d % 128 ? kF16 : kBf16, true, 1, 1, 1, d, 1, 1), 20, 1000 + d);
+    }
+    // In the launch's parameters as far as they go, and uploaded; equal ones of few rows have key blocks that nobody
+    // sees.
+    static const uint32_t alike[] = {7, 12, 40, 41, 130};
+    static const uint32_t all_dims[] = {128, 64, 96, 192, 256};
+    for (uint32_t d : all_dims) {
+        for (uint32_t n : alike) {
+            Case c = case_of(n & 1 ? kF16 : kBf16, (d + n) % 3 != 0, 1, 4, 2, d, 70 + n, 300);
+            c.layout = n == 12 ? kBhsd : (n == 40 ? kPadded : kBshd);
+            c.softcap = n == 41 ? 20.f : 0.f;
+            check_group(c, n, 1400 + d + n, kEqual);
+            c.layout = n == 41 ? kPadded : kBshd; // padded: places of 16 bytes
+            check_group(c, n, 1700 + d + n, kRagged);
+        }
     }
 }
 
@@ -193,8 +225,8 @@ static void test_packed()
             for (int t = 0; t < 4; ++t) {
                 const bool keys = t == 1 || t == 2;
                 parts[t]->length = keys ? x.c.s_kv : x.c.s_q;
-                parts[t]->view.data = static_cast<uint16_t *>(parts[t]->view.data) +
-                                      (keys ? k_at[n] : q_at[n]) * parts[t]->view.stride_s;
+                parts[t]->view.data =
+                    static_cast<uint16_t *>(parts[t]->view.data) + (keys ? k_at[n] : q_at[n]) * parts[t]->view.stride_s;
             }
             instance_bind(&x);
             problems[n] = x.problem;

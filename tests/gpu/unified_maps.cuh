@@ -64,16 +64,20 @@ static void test_maps()
             const attn_sm90::ProblemArgs &p = made[i];
             uint32_t same = 0;
             for (uint32_t j = 0; j < count; ++j) {
-                same += p.q == problems[j].q.data && p.k == problems[j].k.data && p.v == problems[j].v.data &&
-                        p.o == problems[j].o.data && p.s_q == problems[j].s_q && p.s_kv == problems[j].s_kv &&
-                        p.batch == problems[j].batch && p.h_q == problems[j].h_q && p.d == problems[j].d &&
-                        p.o_stride.s == problems[j].o.stride_s && p.k_stride.h == problems[j].k.stride_h;
+                same += p.own.q == problems[j].q.data && p.own.k == problems[j].k.data &&
+                        p.own.v == problems[j].v.data && p.own.o == problems[j].o.data &&
+                        p.own.s_q == problems[j].s_q && p.own.s_kv == problems[j].s_kv &&
+                        p.layout.batch == problems[j].batch && p.layout.h_q == problems[j].h_q &&
+                        p.layout.d == problems[j].d && p.layout.o_stride.s == problems[j].o.stride_s &&
+                        p.layout.k_stride.h == problems[j].k.stride_h;
             }
             expect(same == 1, "uploaded problem %u of %u is %u of those that were sent", i, count, same);
-            expect(map_is_drivers(encode_tiled, p.q_map, like.dtype, map_of_q(p), 2, 64) &&
-                       map_is_drivers(encode_tiled, p.k_map, like.dtype, map_of_kv(p, p.k, p.k_stride), 1, 128) &&
-                       map_is_drivers(encode_tiled, p.v_map, like.dtype, map_of_kv(p, p.v, p.v_stride), 1, 128),
-                   "maps of uploaded problem %u of %u are not the driver's", i, count);
+            expect(
+                map_is_drivers(encode_tiled, p.q_map, like.dtype, map_of_q(p), 2, 64) &&
+                    map_is_drivers(encode_tiled, p.k_map, like.dtype, map_of_kv(p, p.own.k, p.layout.k_stride), 1,
+                                   128) &&
+                    map_is_drivers(encode_tiled, p.v_map, like.dtype, map_of_kv(p, p.own.v, p.layout.v_stride), 1, 128),
+                "maps of uploaded problem %u of %u are not the driver's", i, count);
         }
     }
 }

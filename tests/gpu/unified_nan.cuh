@@ -4,12 +4,6 @@
 
 #include "unified_truth.cuh"
 
-static void poke(const Tensor &t, int64_t s, uint32_t h, uint32_t i, uint16_t bits)
-{
-    CUDA_OK(cudaMemcpy(static_cast<uint16_t *>(t.view.data) + s * t.view.stride_s + h * t.view.stride_h + i, &bits,
-                       sizeof(bits), cudaMemcpyHostToDevice));
-}
-
 static void test_nan()
 {
     for (int i = 0; i < 24; ++i) {

@@ -257,6 +257,12 @@ static unsigned long long tensors_differ(const Tensor &a, const Tensor &b)
     return counter_read();
 }
 
+static void poke(const Tensor &t, int64_t s, uint32_t h, uint32_t i, uint16_t bits)
+{
+    CUDA_OK(cudaMemcpy(static_cast<uint16_t *>(t.view.data) + s * t.view.stride_s + h * t.view.stride_h + i, &bits,
+                       sizeof(bits), cudaMemcpyHostToDevice));
+}
+
 // ---- problems ------------------------------------------------------------------------------------------
 
 struct Case {

@@ -13,7 +13,7 @@
 #include "codec/intake.h"
 #include "codec/json.h"
 #include "codec/query.h"
-#include "codec/safetensors.h"
+#include "codec/safetensors_header.h"
 #include "codec/wire.h"
 #include "codec/xattn.h"
 
@@ -318,6 +318,53 @@ START_TEST(safetensors_reads)
 }
 END_TEST
 
+/* What the plain reader takes is what the parser of all JSON reads. */
+START_TEST(safetensors_plain_agrees)
+{
+    static const char *const plain[] = {
+        "{" TENSOR("q", "F16", "[1,3,2,4]", "0", "48") "," K48 "," V96 "}  ",
+        " {\n" TENSOR("v", "BF16", "[ ]", "0", "0") "\t,\r\"__metadata__\" : { \"a\" : \"\" , \"b\":\"x y\" } }",
+        "{\"k\":{\"data_offsets\":[7,999999999999999999],\"dtype\":\"ABCDEFG\",\"shape\":[0,1,2,3,4,5,6,7]}}\n",
+        "{" TENSOR("cu_seqlens_q", "I32", "[2]", "0", "8") ",\"__metadata__\":{}," TENSOR("cu_seqlens_k", "I32", "[2]",
+                                                                                          "8", "16") "}",
+    };
+    static const char *const other[] = {
+        "",
+        "{",
+        "{}",
+        "{" K48 ",}",
+        "{" K48 "}x",
+        "{" K48 "," K48 "}",
+        "{" TENSOR("q", "F\\u0031", "[1]", "0", "1") "}",
+        "{" TENSOR("q", "ABCDEFGH", "[1]", "0", "1") "}",
+        "{" TENSOR("q", "F16", "[01]", "0", "1") "}",
+        "{" TENSOR("q", "F16", "[1.0]", "0", "1") "}",
+        "{" TENSOR("q", "F16", "[1,]", "0", "1") "}",
+        "{" TENSOR("q", "F16", "[-1]", "0", "1") "}",
+        "{" TENSOR("q", "F16", "[1000000000000000000]", "0", "1") "}",
+        "{" TENSOR("q", "F16", "[1,1,1,1,1,1,1,1,1]", "0", "1") "}",
+        "{" TENSOR("q", "F16", "[1]", "1", "0") "}",
+        "{" TENSOR("x", "F16", "[1]", "0", "1") "}",
+        "{\"q\":{\"dtype\":\"F16\",\"shape\":[1]}}",
+        "{\"q\":{\"dtype\":\"F16\",\"shape\":[1],\"data_offsets\":[0]}}",
+        "{\"q\":{\"dtype\":\"F16\",\"dtype\":\"F16\",\"shape\":[1],\"data_offsets\":[0,1]}}",
+        "{" K48 ",\"__metadata__\":{\"a\":1}}",
+        "{" K48 ",\"__metadata__\":{\"a\":\"1\",\"a\":\"2\"}}",
+        "{\"__metadata__\":{},\"__metadata__\":{}}",
+    };
+    for (size_t i = 0; i < sizeof plain / sizeof plain[0]; i++) {
+        attn_safetensors_entry_t read[ATTN_TENSOR_COUNT] = {{0}}, parsed[ATTN_TENSOR_COUNT] = {{0}};
+        ck_assert_msg(attn_safetensors_plain(plain[i], strlen(plain[i]), read), "header %zu is plain", i);
+        expect(attn_safetensors_parse(plain[i], strlen(plain[i]), parsed, &error), ATTN_OK, "");
+        ck_assert_mem_eq(read, parsed, sizeof read);
+    }
+    for (size_t i = 0; i < sizeof other / sizeof other[0]; i++) {
+        attn_safetensors_entry_t read[ATTN_TENSOR_COUNT] = {{0}};
+        ck_assert_msg(!attn_safetensors_plain(other[i], strlen(other[i]), read), "header %zu is not plain", i);
+    }
+}
+END_TEST
+
 START_TEST(json_is_bounded)
 {
     size_t size = 100000;
@@ -517,6 +564,7 @@ int main(void)
     tcase_add_test(pure, request_takes);
     tcase_add_test(pure, request_refuses);
     tcase_add_test(pure, safetensors_reads);
+    tcase_add_test(pure, safetensors_plain_agrees);
     tcase_add_test(pure, json_is_bounded);
     tcase_add_test(pure, query_reads);
     tcase_add_test(pure, query_refuses);

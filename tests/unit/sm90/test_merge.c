@@ -87,6 +87,23 @@ START_TEST(uneven_distances_are_runs)
 }
 END_TEST
 
+/* Two of more are evenly spaced by chance; a run that begins with the second of them is still found. */
+START_TEST(pairs_stay_apart)
+{
+    static const uint32_t at[] = {0, 1, 5, 9, 13, 20, 21};
+    attn_problem_t p[7], merged[7];
+    uint32_t used;
+
+    for (uint32_t i = 0; i < 7; i++)
+        p[i] = problem(at[i]);
+    used = merge(p, 7, merged);
+    ck_assert_uint_eq(used, 4); /* 0, 1 5 9 13, 20, 21 */
+    check_same(p, 7, merged, used);
+    ck_assert_uint_eq(merge(p, 2, merged), 1);
+    check_same(p, 2, merged, 1);
+}
+END_TEST
+
 /* What one record cannot describe stays apart. */
 START_TEST(differences_keep_apart)
 {
@@ -170,6 +187,7 @@ int main(void)
 
     tcase_add_test(tests, even_distances_are_one);
     tcase_add_test(tests, uneven_distances_are_runs);
+    tcase_add_test(tests, pairs_stay_apart);
     tcase_add_test(tests, differences_keep_apart);
     tcase_add_test(tests, empty_ones_are_left_out);
     tcase_add_test(tests, without_keys_they_do_not_matter);
