@@ -97,7 +97,7 @@ static const option_t table[] = {
            "their expected time; a request above one of these limits runs alone"),
     NUMBER(
         "pipeline-depth", pipeline_depth, "0", 0, 4,
-        "groups in flight on a device; 0 = what suits it: on a GPU 4 and beside them 10 large requests, 1 on the CPU"),
+        "groups in flight on a device; 0 = what suits it: on a GPU 4 and beside them 8 large requests, 1 on the CPU"),
     NUMBER("queue-limit", queue_limit, "1024", 1, 1048576, "requests waiting for a device; one more gets 503"),
     NUMBER("http-threads", http_threads, "0", 0, 64,
            "threads of the HTTP door; 0 = one per core, from 2 to 4; from 8 cores on half as many as cores, from 5 to "

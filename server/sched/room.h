@@ -2,9 +2,9 @@
  *
  * By default a GPU has ATTN_WIRE_GROUPS_SMALL groups: one is copied in, one computed, one copied out, and one waits in
  * the ring. Beside these it has ATTN_WIRE_GROUPS_LARGE large requests, which its engine puts in order by what each
- * takes and how long it has waited: with so many to choose from, the shorter ones among them seldom wait for a place,
- * and all places are taken only under a load that lasts (worker/turns.h). Neither kind takes the other's places. A CPU
- * gains nothing from a second group, which could no longer be overtaken or given to another device. */
+ * takes and how long it has waited (worker/turns.h): with so many to choose from, the shorter ones among them seldom
+ * wait for a place. Neither kind takes the other's places. A CPU gains nothing from a second group, which could no
+ * longer be overtaken or given to another device. */
 #ifndef ATTND_SCHED_ROOM_H
 #define ATTND_SCHED_ROOM_H
 

@@ -21,7 +21,7 @@ typedef struct attn_sched_options {
     uint32_t max_group_requests, max_group_tokens, max_group_cost_us;
     uint64_t max_group_bytes;
     uint32_t max_queue_delay_us; /* how long a request may wait for others to be merged with; 0 = not at all */
-    uint32_t pipeline_depth; /* groups in flight on a device; 0 = what suits it: on a GPU 4 and 10 large requests beside
+    uint32_t pipeline_depth; /* groups in flight on a device; 0 = what suits it: on a GPU 4 and 8 large requests beside
                                 them, 1 on the CPU */
     bool test_variants;
     uint32_t quarantine_strikes; /* strikes within quarantine_window_s that quarantine a variant */

@@ -180,7 +180,7 @@ static attn_cuda_flight_t *next_in(const attn_cuda_bulk_t *bulk)
     if (count <= 1)
         return count == 1 ? flight[0] : NULL;
     double ahead_us = (double)bulk->ahead_in.bytes / ATTN_CUDA_LINK_BYTES_PER_US;
-    return flight[attn_turns_next(turn, count, ahead_us, bulk->count >= ATTN_WIRE_GROUPS_LARGE, attn_clock_ns())];
+    return flight[attn_turns_next(turn, count, ahead_us, attn_clock_ns())];
 }
 
 /* Nobody wants it any longer: it ends when what the device has of it has ended. */

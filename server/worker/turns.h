@@ -3,14 +3,12 @@
  *
  * The earliest due goes first; a request is due a few times its copy's own time after it came, so a shorter one
  * overtakes a longer one. That alone makes everybody a little late when more comes for a while than the link carries.
- * So the first who can still be on time goes, and who cannot any longer, with what is due before it, stands back: a few
- * are late by much and the others not at all. Nobody stands back for more than a fixed multiple of its copy's own time
- * after it came; it then goes before all others. And nobody stands back while all places are taken: such a load lasts,
- * and whoever stood back would wait for the more who come all the time. */
+ * So one that cannot be on time any longer stands back for a shorter one that still can: few are late by much instead
+ * of many by little. Among equals nobody stands back, so they keep their order under a load that lasts; and nobody does
+ * for more than a fixed multiple of its copy's own time after it came. */
 #ifndef ATTND_WORKER_TURNS_H
 #define ATTND_WORKER_TURNS_H
 
-#include <stdbool.h>
 #include <stdint.h>
 
 /* A request with inputs left to copy. */
@@ -26,7 +24,7 @@ int64_t attn_turn_late_ns(const attn_turn_t *turn);
 int64_t attn_turn_limit_ns(const attn_turn_t *turn);
 
 /* The index of whose turn it is; `count` is at least 1. `ahead_us`: of the link, what the device has been handed and
- * not copied. `full`: no place is free for another request. */
-uint32_t attn_turns_next(const attn_turn_t *turns, uint32_t count, double ahead_us, bool full, int64_t now_ns);
+ * not copied. */
+uint32_t attn_turns_next(const attn_turn_t *turns, uint32_t count, double ahead_us, int64_t now_ns);
 
 #endif

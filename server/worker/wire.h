@@ -24,9 +24,9 @@
 
 #define ATTN_WIRE_MAGIC UINT64_C(0x676e69722d6e7474)
 #define ATTN_WIRE_VERSION 5u
-#define ATTN_WIRE_GROUP_MAX 64u    /* jobs of a group */
-#define ATTN_WIRE_GROUPS_SMALL 4u  /* groups in flight, */
-#define ATTN_WIRE_GROUPS_LARGE 10u /* and large requests beside them, each a group by itself */
+#define ATTN_WIRE_GROUP_MAX 64u   /* jobs of a group */
+#define ATTN_WIRE_GROUPS_SMALL 4u /* groups in flight, */
+#define ATTN_WIRE_GROUPS_LARGE 8u /* and large requests beside them, each a group by itself */
 #define ATTN_WIRE_GROUPS (ATTN_WIRE_GROUPS_SMALL + ATTN_WIRE_GROUPS_LARGE)
 #define ATTN_WIRE_SLOTS (ATTN_WIRE_GROUPS_SMALL * ATTN_WIRE_GROUP_MAX + ATTN_WIRE_GROUPS_LARGE)
 #define ATTN_WIRE_NAME_MAX 48

@@ -45,7 +45,6 @@ static void lones_make(attn_memory_t *memory, uint64_t first)
         {ATTN_LAYOUT_BHSD, 1, 1024, 1024, true, true},   {ATTN_LAYOUT_BHSD, 5, 512, 600, true, false},
         {ATTN_LAYOUT_THD, 3, 1500, 1500, true, true},    {ATTN_LAYOUT_BSHD, 1, 1030, 1030, true, false},
         {ATTN_LAYOUT_BSHD, 4, 700, 900, true, true},     {ATTN_LAYOUT_BSHD, 1, 2048, 2048, false, true},
-        {ATTN_LAYOUT_BHSD, 1, 1500, 1500, false, false}, {ATTN_LAYOUT_THD, 3, 1500, 1500, false, false},
         {ATTN_LAYOUT_BSHD, 1, 64, 64, true, true},       {ATTN_LAYOUT_BSHD, 1, 100, 300, false, false},
         {ATTN_LAYOUT_BSHD, 2, 17, 64, true, true},       {ATTN_LAYOUT_BHSD, 1, 256, 256, true, false},
     };
