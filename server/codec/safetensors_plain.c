@@ -1,8 +1,8 @@
 /* codec/safetensors_plain.c: headers of requests in the form that writers give them. Pure; any thread.
  *
- * A tree of JSON values takes 10 us to build, walk and free, of the 20 that a small request's bytes take to arrive, and
- * no byte of a tensor has its place before. So what is plain is read where it stands (0.5 us); sentences about anything
- * else are the parser's. */
+ * A tree of JSON values takes 5 to 8 us to build, walk and free, where 192 KiB take 20 to arrive, and no byte of a
+ * tensor has its place before. So what is plain is read where it stands (0.3 to 0.6 us); sentences about anything else
+ * are the parser's. */
 #include <string.h>
 
 #include "codec/safetensors_header.h"

@@ -125,11 +125,6 @@ static void check_group(const Case &like, uint32_t count, uint32_t seed, Likenes
         }
         c.lse = next_random(&state) % 2;
         c.sm_scale = 0.05f + static_cast<float>(next_random(&state) % 100) * 0.002f;
-        if (likeness != kMixed) {
-            // Standard deviations of scores up to 1.5: with more, a row in some hundreds misses its rule (NOTES.md).
-            c.sm_scale =
-                (0.5f + static_cast<float>(next_random(&state) % 100) * 0.01f) / sqrtf(static_cast<float>(c.d));
-        }
         if (like.softcap > 0) {
             c.softcap = 5.f + static_cast<float>(next_random(&state) % 50);
         }
