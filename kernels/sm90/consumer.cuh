@@ -166,11 +166,18 @@ __device__ __forceinline__ void consume_block(Consumer<T> &io, const Work &work,
     hold(sum);
     // wgmma's waits are for the whole warp group, so none may stand in a branch that a warp takes alone: O follows
     // below.
-    const bool outgrown = warp_any(!(total < kSumLimit<typename T::E>)); // so is a NaN
+    const bool outgrown = !(total < kSumLimit<typename T::E>); // so is a NaN
+    bool raised = false;
     float rescale[2];
-    if (outgrown) {
-        softmax_raise<T>(work.scale, s, rows, rescale);
-        softmax_exp<T, false>(work.scale, work.cap_scale, s, rows.base, sum, p_next);
+    if (warp_any(outgrown || softmax_grew(sum[0], rows.sum[0]) || softmax_grew(sum[1], rows.sum[1]))) {
+        float most[2];
+        softmax_max<T>(s, most);
+        raised = warp_any(outgrown);
+        if (raised) {
+            softmax_raise<T>(work.scale, most, rows, rescale);
+            softmax_exp<T, false>(work.scale, work.cap_scale, s, rows.base, sum, p_next);
+        }
+        softmax_count_excess<T>(work.scale, most, rows);
     }
     rows.sum[0] += sum[0];
     rows.sum[1] += sum[1];
@@ -181,7 +188,7 @@ __device__ __forceinline__ void consume_block(Consumer<T> &io, const Work &work,
         hold(p);
         io.release_v();
     }
-    if (outgrown) {
+    if (raised) {
 #pragma unroll
         for (int i = 0; i < T::kOutRegs; ++i) {
             o[i] *= rescale[(i >> 1) & 1];
@@ -240,6 +247,7 @@ template <class T> __device__ __forceinline__ void consume(typename T::Shared &s
         for (int i = 0; i < T::kOutRegs; ++i) {
             o[i] = 0.f;
         }
+        rows.excess[0] = rows.excess[1] = 0.f;
         if (T::kTwoP) {
             if (--block >= 0) {
 #pragma unroll 1
@@ -285,6 +293,7 @@ template <class T> __device__ __forceinline__ void consume(typename T::Shared &s
                 io.issue_pv(o, p);
                 io.order_pass();
                 work = work_of<T>(next, group);
+                const RowEnds ends = softmax_end(rows);
                 Rows next_rows;
                 wgmma_wait<1>();
                 hold(s);
@@ -296,8 +305,8 @@ template <class T> __device__ __forceinline__ void consume(typename T::Shared &s
                 hold(o);
                 hold(p);
                 io.release_v();
-                if (epilogue<T>(tile, group, rows, o)) {
-                    repair_warp<T>(tile, group, rows.base, rows.sum);
+                if (epilogue<T>(tile, group, ends, o)) {
+                    repair_warp<T>(tile, group, ends);
                 }
                 release(sm.tile_empty[slot.index()]);
                 softmax_exp<T, false>(work.scale, work.cap_scale, s, next_rows.base, next_rows.sum, p);
@@ -313,12 +322,13 @@ template <class T> __device__ __forceinline__ void consume(typename T::Shared &s
         if (uniform(static_cast<uint32_t>(tile.live_blocks[group])) != 0) {
             io.wait_v();
             io.issue_pv(o, p);
+            const RowEnds ends = softmax_end(rows);
             wgmma_wait<0>();
             hold(o);
             hold(p);
             io.release_v();
-            if (epilogue<T>(tile, group, rows, o)) {
-                repair_warp<T>(tile, group, rows.base, rows.sum);
+            if (epilogue<T>(tile, group, ends, o)) {
+                repair_warp<T>(tile, group, ends);
             }
         }
         release(sm.tile_empty[slot.index()]);

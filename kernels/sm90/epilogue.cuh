@@ -31,9 +31,10 @@ __device__ __forceinline__ void quad_transpose(uint32_t &x0, uint32_t &x1, uint3
     x3 = upper ? x3 : r;
 }
 
-// `rows.sum` becomes the sum of the whole row. Returns whether this warp's O needs repair.cuh, the same in all lanes.
+// Returns whether this warp's O needs repair.cuh, the same in all lanes.
 template <class T>
-__device__ __forceinline__ bool epilogue(const TileInfo &tile, int group, Rows &rows, const float (&o)[T::kOutRegs])
+__device__ __forceinline__ bool epilogue(const TileInfo &tile, int group, const RowEnds &ends,
+                                         const float (&o)[T::kOutRegs])
 {
     const int c = lane_id() & 3, first_row = tile.row + group * kRowsPerGroup + row_in_group();
     // Read before the stores below, which might alias them as far as the compiler knows.
@@ -45,10 +46,8 @@ __device__ __forceinline__ bool epilogue(const TileInfo &tile, int group, Rows &
     for (int r = 0; r < 2; ++r) {
         const int row = first_row + 8 * r;
         const bool inside = row < s_q;
-        const float sum = quad_sum(rows.sum[r]);
-        const bool empty = sum == 0.f; // a NaN is not empty
-        rows.sum[r] = sum;
-        const float inverse = empty ? 0.f : 1.f / sum;
+        const bool empty = ends.lse[r] == -INFINITY;
+        const float inverse = ends.inverse[r];
         uint4 *const out = reinterpret_cast<uint4 *>(static_cast<uint16_t *>(tile.o) + row * tile.o_stride) + c;
 #pragma unroll
         for (int j = 0; j < T::kHeadDim / 8; j += 4) {
@@ -71,8 +70,7 @@ __device__ __forceinline__ bool epilogue(const TileInfo &tile, int group, Rows &
     }
     // Lane c = r of a quad writes row r. Computed whether asked for or not, so that no branch keeps it from hiding
     // under the stores of O.
-    const float sum = c == 0 ? rows.sum[0] : rows.sum[1];
-    const float lse = sum == 0.f ? -INFINITY : ((c == 0 ? rows.base[0] : rows.base[1]) + lg2(sum)) * kLn2;
+    const float lse = (c == 0 ? ends.lse[0] : ends.lse[1]) * kLn2;
     const int row = first_row + 8 * c;
     if (to_lse != nullptr && c < 2 && row < s_q) {
         to_lse[row] = lse;

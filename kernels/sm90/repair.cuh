@@ -29,9 +29,9 @@ __device__ __forceinline__ bool finite(float x)
     return fabsf(x) < INFINITY;
 }
 
-// One row, all lanes of a warp; `top` and `sum` are the row's.
+// One row, all lanes of a warp; `lse` is the row's, base 2.
 template <class T>
-__device__ __forceinline__ void repair_row(const TileInfo &tile, int row, float top, float sum, int lane)
+__device__ __forceinline__ void repair_row(const TileInfo &tile, int row, float lse, int lane)
 {
     using E = typename T::E;
     constexpr int kEach = (T::kHeadDim + 31) / 32; // columns lane, lane + 32, … of a lane
@@ -83,7 +83,7 @@ __device__ __forceinline__ void repair_row(const TileInfo &tile, int row, float 
         if (T::kSoftcap) {
             s = tanh_approx(s * tile.cap_scale);
         }
-        const float p = ex2(fmaf(s, tile.scale, -top));
+        const float p = ex2(fmaf(s, tile.scale, -lse));
 #pragma unroll
         for (int i = 0; i < kEach; ++i) {
             acc[i] = wanted[i] ? fmaf(p, to_float(v[j * layout->v_stride.s + lane + 32 * i]), acc[i]) : acc[i];
@@ -92,27 +92,25 @@ __device__ __forceinline__ void repair_row(const TileInfo &tile, int row, float 
 #pragma unroll
     for (int i = 0; i < kEach; ++i) {
         if (wanted[i]) {
-            o[lane + 32 * i] = static_cast<E>(acc[i] / sum);
+            o[lane + 32 * i] = static_cast<E>(acc[i]);
         }
     }
 }
 
-// The 16 rows of a warp. `sum` holds whole-row sums.
+// The 16 rows of a warp.
 template <class T>
-__device__ __forceinline__ void repair_warp(const TileInfo &tile, int group, const float (&top)[2],
-                                            const float (&sum)[2])
+__device__ __forceinline__ void repair_warp(const TileInfo &tile, int group, const RowEnds &ends)
 {
     const int first = tile.row + group * kRowsPerGroup + (row_in_group() & ~7);
     __syncwarp(); // rows of O were stored by other lanes
 #pragma unroll 1
     for (int i = 0; i < 16; ++i) {
         const int from = (i & 7) * 4;
-        const float row_top = __shfl_sync(0xffffffffu, i < 8 ? top[0] : top[1], from);
-        const float row_sum = __shfl_sync(0xffffffffu, i < 8 ? sum[0] : sum[1], from);
+        const float lse = __shfl_sync(0xffffffffu, i < 8 ? ends.lse[0] : ends.lse[1], from);
         const int row = first + i;
-        // A row that sees nothing is zero already; one whose sum is not finite sees a NaN itself.
-        if (uniform(row < tile.s_q && row_sum > 0.f && finite(row_sum)) != 0) {
-            repair_row<T>(tile, row, row_top, row_sum, lane_id());
+        // A row that sees nothing is zero already; one whose LSE is a NaN sees one itself.
+        if (uniform(row < tile.s_q && finite(lse)) != 0) {
+            repair_row<T>(tile, row, lse, lane_id());
         }
     }
 }

@@ -1,9 +1,14 @@
 // softmax.cuh: online softmax of a consumer thread's two rows, in base 2.
 //
-// P = exp2(score*scale - base). The base of a row is not its running maximum but kHeadroom above the maximum that it
-// had when the base was last set, and changes only when P of a block sum up to kSumLimit. So the exponents of a block
+// P = exp2(score*scale - base). The base of a row is not its running maximum but kHeadroom above the maximum of its first
+// block, and changes only when P of a block sum up to kSumLimit, near the end of what E holds. So the exponents of a block
 // do not wait for its maximum, and O and the sums are almost never rescaled. P, the rescale factor and LSE all use the
 // base, which is rounded once. No P is larger than that sum, which is needed anyway, so no P is looked at.
+//
+// But for one thing: the product takes P rounded to E, the sum takes it as it is. In a row that hangs on one key their
+// difference is the row's error (2^-8 for bf16), unless that P is an exact power of 2, as the first block's largest is.
+// So where a block's sum has grown enough for such a key to be in it, each thread adds what rounding made of its largest
+// P to `excess`, by which the epilogue divides O as well. LSE is of the sum as it is.
 //
 // Why it matters: beside a busy tensor core every FADD, FMUL and FFMA takes about a clock from wgmma, and every other
 // instruction takes twice as long as alone (measured: NOTES.md). Per score there are two of the first kind here.
@@ -25,13 +30,21 @@ template <class E> constexpr float kHeadroom = 7.f;
 template <> constexpr float kHeadroom<__half> = 5.f;
 // More of it for a tile's first block where it is masked: a row may see few keys there and larger scores later.
 constexpr float kMaskedHeadroom = 2.f;
-// What a thread's P of a block, two rows of at most 32, may sum up to. Not reached while no score exceeds the maximum
-// that the base was set for, 64 * 2^-kHeadroom at most; small, so that a row's largest P is often an exact power of 2.
-template <class E> constexpr float kSumLimit = 2.f;
-template <> constexpr float kSumLimit<__half> = 2.5f;
+// What a thread's P of a block, two rows of at most 32, may sum up to. bf16 has the range of fp32; there it is the rounding
+// of the exponent, score*scale - base, that should stay below 2^-20.
+template <class E> constexpr float kSumLimit = 0x1p30f;
+template <> constexpr float kSumLimit<__half> = 0x1p15f;
 
 struct Rows {
-    float base[2], sum[2]; // `sum` is this thread's part only
+    float base[2];
+    float sum[2];    // this thread's part only, and so is
+    float excess[2]; // of P as rounded over P as summed, of the keys that matter
+};
+
+// What is made of them at the end of a tile, of whole rows.
+struct RowEnds {
+    float inverse[2]; // what O is multiplied by
+    float lse[2];     // base 2; -inf: the row sees nothing
 };
 
 __device__ __forceinline__ float quad_max(float x)
@@ -98,19 +111,35 @@ __device__ __forceinline__ void softmax_begin(float scale, const float (&s)[T::k
     }
 }
 
+// Whether a key on which the row hangs may be in a block: its sum is four times this thread's sum of the row so far,
+// compared as integers. With scores that do not stand out, hardly ever, but for rows that saw few keys before.
+__device__ __forceinline__ bool softmax_grew(float block_sum, float sum)
+{
+    return __float_as_uint(block_sum) > __float_as_uint(sum) + (2u << 23);
+}
+
 // Raises the bases of rows whose maximum has grown, and says by how much that shrinks their O; shrinks their sums.
 template <class T>
-__device__ __forceinline__ void softmax_raise(float scale, const float (&s)[T::kScoreRegs], Rows &rows,
-                                              float (&rescale)[2])
+__device__ __forceinline__ void softmax_raise(float scale, const float (&most)[2], Rows &rows, float (&rescale)[2])
 {
-    float most[2];
-    softmax_max<T>(s, most);
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
         const float base = softmax_base(scale, most[r], kHeadroom<typename T::E>, rows.base[r]);
         rescale[r] = ex2(rows.base[r] - base);
         rows.base[r] = base;
         rows.sum[r] *= rescale[r];
+        rows.excess[r] *= rescale[r];
+    }
+}
+
+// Counts the rounding of this thread's largest P of a block.
+template <class T>
+__device__ __forceinline__ void softmax_count_excess(float scale, const float (&most)[2], Rows &rows)
+{
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+        const float p = ex2(fmaf(most[r], scale, -rows.base[r])); // to the bit what softmax_exp() made of it
+        rows.excess[r] += rounded<typename T::E>(p) - p;
     }
 }
 
@@ -156,6 +185,19 @@ __device__ __forceinline__ float softmax_exp(float scale, float cap_scale, float
     block_sum[0] = sum[0][0] + sum[0][1];
     block_sum[1] = sum[1][0] + sum[1][1];
     return block_sum[0] + block_sum[1];
+}
+
+__device__ __forceinline__ RowEnds softmax_end(const Rows &rows)
+{
+    RowEnds ends;
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+        const float sum = quad_sum(rows.sum[r]), excess = quad_sum(rows.excess[r]);
+        const bool empty = sum == 0.f; // a NaN is not empty
+        ends.inverse[r] = empty ? 0.f : rcp(sum + excess); // a row that is not empty adds up to 2^-10 at least
+        ends.lse[r] = empty ? -INFINITY : rows.base[r] + lg2(sum);
+    }
+    return ends;
 }
 
 } // namespace attn_sm90

@@ -26,6 +26,14 @@ __device__ __forceinline__ float lg2(float x)
     return y;
 }
 
+// 1/x, relative error up to 2^-23. https://docs.nvidia.com/cuda/parallel-thread-execution/#floating-point-instructions-rcp
+__device__ __forceinline__ float rcp(float x)
+{
+    float y;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+
 // Relative error up to 2^-11. https://docs.nvidia.com/cuda/parallel-thread-execution/#floating-point-instructions-tanh
 __device__ __forceinline__ float tanh_approx(float x)
 {
@@ -48,6 +56,17 @@ template <> __device__ __forceinline__ uint32_t pack2<__nv_bfloat16>(float lo, f
     uint32_t r;
     asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(hi), "f"(lo));
     return r;
+}
+
+// Nearest value of E.
+template <class E> __device__ __forceinline__ float rounded(float x);
+template <> __device__ __forceinline__ float rounded<__half>(float x)
+{
+    return __half2float(__float2half_rn(x));
+}
+template <> __device__ __forceinline__ float rounded<__nv_bfloat16>(float x)
+{
+    return __bfloat162float(__float2bfloat16_rn(x));
 }
 
 // x * 0 + y on pairs of 16-bit elements: 0 stays 0 while every x is finite, and becomes NaN otherwise.
