@@ -3,8 +3,8 @@
 // One step issues S = Q K^T of the next block, then O += P V of the current one, and does the softmax of the next
 // block while the second product runs. With two Q buffers the next block may belong to the next tile, so that
 // neither the first product nor the last one of a tile is exposed; the epilogue then runs beside the other warp
-// groups' products. Key blocks that none of a warp group's rows sees are skipped; a tile that begins with such blocks is
-// begun on its own.
+// groups' products. Key blocks that none of a warp group's rows sees are skipped; a tile that begins with such blocks
+// is begun on its own.
 #ifndef ATTN_SM90_CONSUMER_CUH
 #define ATTN_SM90_CONSUMER_CUH
 
@@ -174,7 +174,7 @@ __device__ __forceinline__ void consume_block(Consumer<T> &io, const Work &work,
         softmax_max<T>(s, most);
         raised = warp_any(outgrown);
         if (raised) {
-            softmax_raise<T>(work.scale, most, rows, rescale);
+            softmax_raise(work.scale, most, rows, rescale);
             softmax_exp<T, false>(work.scale, work.cap_scale, s, rows.base, sum, p_next);
         }
         softmax_count_excess<T>(work.scale, most, rows);
@@ -238,7 +238,7 @@ template <class T> __device__ __forceinline__ void consume(typename T::Shared &s
                 hold(s);
                 io.release_k();
                 io.shape_scores(work.mask, block, work.cap_scale, s);
-                softmax_begin<T>(work.scale, s, work.mask.applies(block), rows);
+                softmax_begin<T>(work.scale, s, rows);
                 softmax_exp<T, false>(work.scale, work.cap_scale, s, rows.base, rows.sum, p);
             }
         }
@@ -299,7 +299,7 @@ template <class T> __device__ __forceinline__ void consume(typename T::Shared &s
                 hold(s);
                 io.release_k();
                 io.shape_scores(work.mask, block, work.cap_scale, s);
-                softmax_begin<T>(work.scale, s, work.mask.applies(block), next_rows);
+                softmax_begin<T>(work.scale, s, next_rows);
                 hold(next_rows.base);
                 wgmma_wait<0>();
                 hold(o);

@@ -1,14 +1,14 @@
 // softmax.cuh: online softmax of a consumer thread's two rows, in base 2.
 //
-// P = exp2(score*scale - base). The base of a row is not its running maximum but kHeadroom above the maximum of its first
-// block, and changes only when P of a block sum up to kSumLimit, near the end of what E holds. So the exponents of a block
+// P = exp2(score*scale - base). The base of a row is not its running maximum but the maximum of its first block, and
+// changes only when P of a block sum up to kSumLimit, near the end of what E holds. So the exponents of a block
 // do not wait for its maximum, and O and the sums are almost never rescaled. P, the rescale factor and LSE all use the
 // base, which is rounded once. No P is larger than that sum, which is needed anyway, so no P is looked at.
 //
 // But for one thing: the product takes P rounded to E, the sum takes it as it is. In a row that hangs on one key their
 // difference is the row's error (2^-8 for bf16), unless that P is an exact power of 2, as the first block's largest is.
-// So where a block's sum has grown enough for such a key to be in it, each thread adds what rounding made of its largest
-// P to `excess`, by which the epilogue divides O as well. LSE is of the sum as it is.
+// So where a block's sum has grown enough for such a key to be in it, each thread adds what rounding made of its
+// largest P to `excess`, by which the epilogue divides O as well. LSE is of the sum as it is.
 //
 // Why it matters: beside a busy tensor core every FADD, FMUL and FFMA takes about a clock from wgmma, and every other
 // instruction takes twice as long as alone (measured: NOTES.md). Per score there are two of the first kind here.
@@ -25,13 +25,8 @@ constexpr float kLn2 = 0.693147180559945309f;
 // Base of a row that has seen nothing: any score makes P infinite, which raises the base, and -inf makes it 0.
 constexpr float kNoBase = -1.0e38f;
 
-// How far the base lies above the maximum, in powers of 2. fp16 has P below 2^-14 with fewer bits, so there it is less.
-template <class E> constexpr float kHeadroom = 7.f;
-template <> constexpr float kHeadroom<__half> = 5.f;
-// More of it for a tile's first block where it is masked: a row may see few keys there and larger scores later.
-constexpr float kMaskedHeadroom = 2.f;
-// What a thread's P of a block, two rows of at most 32, may sum up to. bf16 has the range of fp32; there it is the rounding
-// of the exponent, score*scale - base, that should stay below 2^-20.
+// What a thread's P of a block, two rows of at most 32, may sum up to. bf16 has the range of fp32; there it is the
+// rounding of the exponent, score*scale - base, that should stay below 2^-20.
 template <class E> constexpr float kSumLimit = 0x1p30f;
 template <> constexpr float kSumLimit<__half> = 0x1p15f;
 
@@ -77,9 +72,9 @@ template <class T> __device__ __forceinline__ void softcap_apply(float cap_scale
 }
 
 // Base for a row whose largest score in this quad's block is `most`; rows that see nothing keep `base`.
-__device__ __forceinline__ float softmax_base(float scale, float most, float headroom, float base)
+__device__ __forceinline__ float softmax_base(float scale, float most, float base)
 {
-    return fmaxf(quad_max(most) * scale + headroom, base);
+    return fmaxf(quad_max(most) * scale, base);
 }
 
 // This thread's largest scores of its two rows.
@@ -100,14 +95,13 @@ template <class T> __device__ __forceinline__ void softmax_max(const float (&s)[
 
 // The base of a tile's first block.
 template <class T>
-__device__ __forceinline__ void softmax_begin(float scale, const float (&s)[T::kScoreRegs], bool masked, Rows &rows)
+__device__ __forceinline__ void softmax_begin(float scale, const float (&s)[T::kScoreRegs], Rows &rows)
 {
-    const float headroom = kHeadroom<typename T::E> + (masked ? kMaskedHeadroom : 0.f);
     float most[2];
     softmax_max<T>(s, most);
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
-        rows.base[r] = softmax_base(scale, most[r], headroom, kNoBase);
+        rows.base[r] = softmax_base(scale, most[r], kNoBase);
     }
 }
 
@@ -119,12 +113,11 @@ __device__ __forceinline__ bool softmax_grew(float block_sum, float sum)
 }
 
 // Raises the bases of rows whose maximum has grown, and says by how much that shrinks their O; shrinks their sums.
-template <class T>
 __device__ __forceinline__ void softmax_raise(float scale, const float (&most)[2], Rows &rows, float (&rescale)[2])
 {
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
-        const float base = softmax_base(scale, most[r], kHeadroom<typename T::E>, rows.base[r]);
+        const float base = softmax_base(scale, most[r], rows.base[r]);
         rescale[r] = ex2(rows.base[r] - base);
         rows.base[r] = base;
         rows.sum[r] *= rescale[r];
@@ -133,8 +126,7 @@ __device__ __forceinline__ void softmax_raise(float scale, const float (&most)[2
 }
 
 // Counts the rounding of this thread's largest P of a block.
-template <class T>
-__device__ __forceinline__ void softmax_count_excess(float scale, const float (&most)[2], Rows &rows)
+template <class T> __device__ __forceinline__ void softmax_count_excess(float scale, const float (&most)[2], Rows &rows)
 {
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
@@ -193,8 +185,8 @@ __device__ __forceinline__ RowEnds softmax_end(const Rows &rows)
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
         const float sum = quad_sum(rows.sum[r]), excess = quad_sum(rows.excess[r]);
-        const bool empty = sum == 0.f; // a NaN is not empty
-        ends.inverse[r] = empty ? 0.f : rcp(sum + excess); // a row that is not empty adds up to 2^-10 at least
+        const bool empty = sum == 0.f;                     // a NaN is not empty
+        ends.inverse[r] = empty ? 0.f : rcp(sum + excess); // not empty: 1/2 at least
         ends.lse[r] = empty ? -INFINITY : rows.base[r] + lg2(sum);
     }
     return ends;

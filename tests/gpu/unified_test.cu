@@ -18,7 +18,7 @@ static const Section kSections[] = {
     {"needles", test_needles},   {"nan", test_nan},         {"groups", test_groups},   {"layouts", test_layouts},
     {"repeats", test_repeats},   {"packed", test_packed},   {"phases", test_phases},   {"streams", test_streams},
     {"graphs", test_graphs},     {"refusals", test_refusals}, {"outliers", test_outliers}, {"huge", test_huge},
-    {"maps", test_maps},
+    {"maps", test_maps},         {"peaked", test_peaked},
 };
 
 static double now_s()
