@@ -13,7 +13,6 @@ constexpr int kThreads = 256;
 // Bytes that a block moves at a time. Small, so that the 192 KiB of a tiny request are read by 48 multiprocessors: each
 // has only so many reads under way over PCIe.
 constexpr size_t kChunk = kThreads * 16;
-constexpr uint32_t kBlocks = 264; // two for each multiprocessor
 
 template <uint32_t kMoves> struct Moves {
     attn_cuda_move_t move[kMoves];
@@ -22,9 +21,21 @@ template <uint32_t kMoves> struct Moves {
 };
 static_assert(sizeof(Moves<kManyMoves>) <= 4096, "kernel parameters");
 
-template <uint32_t kMoves>
-__global__ void __launch_bounds__(kThreads) gather_kernel(const __grid_constant__ Moves<kMoves> moves)
+__device__ __forceinline__ uint64_t clock_ns()
 {
+    uint64_t ns;
+    asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(ns));
+    return ns;
+}
+
+template <uint32_t kMoves>
+__global__ void __launch_bounds__(kThreads)
+    gather_kernel(const __grid_constant__ Moves<kMoves> moves, attn_cuda_gather_times_t *times, bool first)
+{
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+    if (times != nullptr && first && blockIdx.x == 0 && threadIdx.x == 0) {
+        times->began = clock_ns();
+    }
     const uint32_t chunks = moves.chunk_end[moves.count - 1];
     uint32_t index = 0;
     for (uint32_t chunk = blockIdx.x; chunk < chunks; chunk += gridDim.x) {
@@ -40,9 +51,21 @@ __global__ void __launch_bounds__(kThreads) gather_kernel(const __grid_constant_
             to[threadIdx.x] = from[threadIdx.x];
         }
     }
+    if (times != nullptr) {
+        __syncthreads();
+        if (threadIdx.x == 0) {
+            times->ended[blockIdx.x] = clock_ns();
+        }
+    }
 }
 
-template <uint32_t kMoves> cudaError_t launch(const attn_cuda_move_t *list, uint32_t count, cudaStream_t stream)
+struct Gather {
+    attn_cuda_gather_times_t *times;
+    uint32_t blocks; // of the largest launch so far
+    cudaStream_t stream;
+};
+
+template <uint32_t kMoves> cudaError_t launch(const attn_cuda_move_t *list, uint32_t count, bool first, Gather *gather)
 {
     Moves<kMoves> moves;
     uint32_t chunks = 0;
@@ -54,23 +77,27 @@ template <uint32_t kMoves> cudaError_t launch(const attn_cuda_move_t *list, uint
     }
     if (chunks == 0)
         return cudaSuccess;
-    const uint32_t blocks = chunks < kBlocks ? chunks : kBlocks;
-    gather_kernel<kMoves><<<blocks, kThreads, 0, stream>>>(moves);
+    const uint32_t most = ATTN_CUDA_GATHER_BLOCKS, blocks = chunks < most ? chunks : most;
+    gather->blocks = blocks > gather->blocks ? blocks : gather->blocks;
+    gather_kernel<kMoves><<<blocks, kThreads, 0, gather->stream>>>(moves, gather->times, first);
     return cudaGetLastError();
 }
 
 } // namespace
 
-extern "C" int attn_cuda_gather(const attn_cuda_move_t *moves, uint32_t count, void *stream)
+extern "C" int attn_cuda_gather(const attn_cuda_move_t *moves, uint32_t count, attn_cuda_gather_times_t *times,
+                                uint32_t *ret_blocks, void *stream)
 {
-    cudaStream_t queue = static_cast<cudaStream_t>(stream);
-    if (count <= kFewMoves)
-        return launch<kFewMoves>(moves, count, queue);
-    for (uint32_t done = 0; done < count; done += kManyMoves) {
-        const uint32_t part = count - done < kManyMoves ? count - done : kManyMoves;
-        const cudaError_t rc = launch<kManyMoves>(moves + done, part, queue);
-        if (rc != cudaSuccess)
-            return rc;
+    Gather gather = {times, 0, static_cast<cudaStream_t>(stream)};
+    cudaError_t rc = cudaSuccess;
+    if (count <= kFewMoves) {
+        rc = launch<kFewMoves>(moves, count, true, &gather);
+    } else {
+        for (uint32_t done = 0; done < count && rc == cudaSuccess; done += kManyMoves) {
+            const uint32_t part = count - done < kManyMoves ? count - done : kManyMoves;
+            rc = launch<kManyMoves>(moves + done, part, done == 0, &gather);
+        }
     }
-    return cudaSuccess;
+    *ret_blocks = gather.blocks;
+    return rc;
 }

@@ -21,9 +21,7 @@ template <class T> __global__ void __launch_bounds__(T::kThreads, 1) unified(con
         tma_prefetch_map(&args.problem[0].k_map);
         tma_prefetch_map(&args.problem[0].v_map);
     }
-    if (args.place == kUploaded) {
-        grid_wait();
-    }
+    grid_wait(); // where launched early: for the upload of the problems, or for inputs
     __syncthreads();
     if (threadIdx.x < kWarpGroup) {
         registers_drop<T::kTile.producer_registers>();

@@ -464,7 +464,7 @@ cudaError_t enqueue(Launch *launch, const attn_exec_t *exec)
     early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
     early.val.programmaticStreamSerializationAllowed = 1;
     config.attrs = &early;
-    config.numAttrs = args.place == kUploaded ? 1 : 0; // then the kernel waits for the upload itself
+    config.numAttrs = args.place == kUploaded || exec->early ? 1 : 0;
     void *kernel_args[] = {&args};
     return cudaLaunchKernelExC(&config, reinterpret_cast<const void *>(launch->kernel->entry), kernel_args);
 }

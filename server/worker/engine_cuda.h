@@ -53,13 +53,13 @@ typedef struct attn_cuda_slice {
 /* What a link is reckoned with. */
 #define ATTN_CUDA_LINK_BYTES_PER_US 50e3
 
-/* Copies of large requests go in pieces that are handed to the device a few at a time, TOGETHER pieces with one event
- * behind them: a copy engine takes what it has been given one after the other, whatever the priority of a stream, and
- * what a small group adds stands behind AHEAD at most, 250 us of the link. With fewer bytes ahead the link would stand
- * still whenever the main thread queues a group of 64 in between. */
-#define ATTN_CUDA_PIECE (UINT64_C(2) << 20)
-#define ATTN_CUDA_TOGETHER 2
-#define ATTN_CUDA_AHEAD (3 * ATTN_CUDA_TOGETHER * ATTN_CUDA_PIECE)
+/* Copies of large requests go in pieces that are handed to the device a few at a time: a copy engine takes what it has
+ * been given one after the other, whatever the priority of a stream, and what a small group adds stands behind AHEAD at
+ * most, 250 us of the link. With fewer bytes ahead the link would stand still whenever the main thread queues a group
+ * of 64 in between. Between two copies a copy engine rests for 1.3 us: 48 MiB in and 32 MiB out at once took 0.97 ms
+ * whole, 0.99 in pieces of 4 MiB, 1.03 of 2 MiB (H100). */
+#define ATTN_CUDA_PIECE (UINT64_C(4) << 20)
+#define ATTN_CUDA_AHEAD (3 * ATTN_CUDA_PIECE)
 enum { ATTN_CUDA_PIECES = 8 }; /* at most, where tensors are smaller than a piece */
 
 /* Pieces of one direction that the device has, oldest first. */
@@ -88,6 +88,12 @@ typedef struct attn_cuda_moves {
     uint64_t bytes; /* of tensors */
     attn_cuda_pair_t pair[ATTN_CUDA_MOVES];
 } attn_cuda_moves_t;
+
+/* Inputs that a kernel fetches, with the launch begun under it. */
+typedef struct attn_cuda_fetch {
+    attn_cuda_gather_times_t *times; /* pinned */
+    uint32_t blocks;                 /* of the kernel; 0: the inputs came by copies */
+} attn_cuda_fetch_t;
 
 /* A group on its way, with all that must not be shared with another. */
 typedef struct attn_cuda_flight {
@@ -119,6 +125,7 @@ typedef struct attn_cuda_flight {
     bool direct;                 /* the kernel writes the answers to their places itself */
     bool in_place;               /* nothing to fetch: all inputs are in device memory */
     bool apart;                  /* copies have streams of their own */
+    attn_cuda_fetch_t fetch;     /* on one stream only */
     attn_addresses_t device[ATTN_WIRE_GROUP_MAX];
 } attn_cuda_flight_t;
 
@@ -188,10 +195,10 @@ bool attn_cuda_idle(const attn_engine_t *engine);
 
 /* engine_cuda_slices.c: all of a request, with no problem. Pure. */
 attn_cuda_slice_t attn_cuda_slice_whole(const attn_engine_request_t *request);
-/* Cuts a request whose tensors lie at `device` into up to ATTN_CUDA_SLICES slices by batch, or by
- * query rows where the batch is one. Returns 1 for one that is better left whole, with the spans of all of it and no
+/* Cuts a request whose tensors lie at `device` into up to `most` (ATTN_CUDA_SLICES) slices by batch, or by query rows
+ * where the batch is one. Returns 1 for one that is better left whole, with the spans of all of it and no
  * problem. Every row's bits are those of the request left whole. Pure. */
-uint32_t attn_cuda_slices(const attn_engine_request_t *request, const attn_addresses_t *device,
+uint32_t attn_cuda_slices(const attn_engine_request_t *request, const attn_addresses_t *device, uint32_t most,
                           attn_cuda_slice_t ret[ATTN_CUDA_SLICES]);
 
 /* engine_cuda_flight.c: groups that overlap with others. */
@@ -245,9 +252,9 @@ void *attn_cuda_direct(const attn_engine_t *engine, const void *host, uint64_t b
 void attn_cuda_moves_add_of(attn_cuda_moves_t *moves, const void *space, void *device, const void *host, uint64_t bytes,
                             bool in);
 void attn_cuda_moves_add(attn_cuda_moves_t *moves, void *device, const void *host, uint64_t bytes, bool in);
-/* Queues the copies and empties the list; `by_kernel`: if a kernel can do these. Adds to the result's helpers and
- * unpinned_bytes, and sets idle_wanted when some of these lie in an arena. */
-cudaError_t attn_cuda_moves_queue(attn_engine_t *engine, attn_cuda_moves_t *moves, bool in, bool by_kernel,
+/* Queues the copies and empties the list; by a kernel, if `fetch` is there and it can do these. Adds to the result's
+ * helpers and unpinned_bytes, and sets idle_wanted when some of these lie in an arena. */
+cudaError_t attn_cuda_moves_queue(attn_engine_t *engine, attn_cuda_moves_t *moves, bool in, attn_cuda_fetch_t *fetch,
                                   cudaStream_t stream, attn_engine_result_t *result);
 /* How many of `left` bytes from `host` on are the next piece: it ends where a registration may end. */
 uint64_t attn_cuda_piece_bytes(const attn_engine_t *engine, const void *host, uint64_t left);

@@ -60,7 +60,7 @@ static attn_status_t inputs_copy(const alone_t *alone)
         attn_cuda_moves_add(moves, device->v, host->v, request->sizes.v, true);
     alone->group->result.link_in_bytes += moves->bytes;
     return failed(
-        alone, attn_cuda_moves_queue(alone->engine, moves, true, false, alone->engine->compute, &alone->group->result),
+        alone, attn_cuda_moves_queue(alone->engine, moves, true, NULL, alone->engine->compute, &alone->group->result),
         "the inputs cannot be copied to the GPU");
 }
 
@@ -68,7 +68,7 @@ static attn_status_t moves_out(const alone_t *alone, attn_cuda_moves_t *moves, c
 {
     alone->group->result.link_out_bytes += moves->bytes;
     return failed(
-        alone, attn_cuda_moves_queue(alone->engine, moves, false, false, alone->engine->compute, &alone->group->result),
+        alone, attn_cuda_moves_queue(alone->engine, moves, false, NULL, alone->engine->compute, &alone->group->result),
         what);
 }
 

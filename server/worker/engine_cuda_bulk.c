@@ -60,7 +60,7 @@ static cudaError_t line_retire(attn_cuda_line_t *line)
 
 static bool line_has_room(const attn_cuda_line_t *line)
 {
-    return line->count < ATTN_CUDA_PIECES && line->bytes + ATTN_CUDA_TOGETHER * ATTN_CUDA_PIECE <= ATTN_CUDA_AHEAD;
+    return line->count < ATTN_CUDA_PIECES && line->bytes + ATTN_CUDA_PIECE <= ATTN_CUDA_AHEAD;
 }
 
 typedef struct tensor {
@@ -105,8 +105,8 @@ static bool piece_find(const attn_engine_t *engine, attn_cuda_flight_t *flight, 
     return false;
 }
 
-/* The next pieces of the slice at the cursor, with one event behind them. */
-static attn_status_t pieces_queue(attn_engine_t *engine, attn_cuda_flight_t *flight, bool in, attn_error_t *err)
+static attn_status_t piece_queue(attn_engine_t *engine, attn_cuda_flight_t *flight, const attn_cuda_pair_t *piece,
+                                 bool in, attn_error_t *err)
 {
     attn_cuda_bulk_t *bulk = &engine->bulk;
     attn_cuda_line_t *line = in ? &bulk->ahead_in : &bulk->ahead_out;
@@ -114,26 +114,21 @@ static attn_status_t pieces_queue(attn_engine_t *engine, attn_cuda_flight_t *fli
     attn_engine_result_t *result = &flight->group->result;
     cudaStream_t stream = in ? engine->in : bulk->out;
     uint32_t last = (line->first + line->count) % ATTN_CUDA_PIECES;
-    uint64_t bytes = 0;
-    attn_cuda_pair_t piece;
     moves->count = 0;
     moves->bytes = 0;
-    for (int i = 0; i < ATTN_CUDA_TOGETHER && piece_find(engine, flight, in, &piece); i++) {
-        attn_cuda_moves_add(moves, piece.device, piece.host, piece.bytes, in);
-        (in ? &flight->in : &flight->back)->done += piece.bytes;
-        bytes += piece.bytes;
-    }
-    flight->in_left -= in ? bytes : 0;
-    cudaError_t rc = attn_cuda_moves_queue(engine, moves, in, false, stream, result);
+    attn_cuda_moves_add(moves, piece->device, piece->host, piece->bytes, in);
+    cudaError_t rc = attn_cuda_moves_queue(engine, moves, in, NULL, stream, result);
     if (rc == cudaSuccess)
         rc = cudaEventRecord(line->copied[last], stream);
     if (rc != cudaSuccess)
         return attn_cuda_error(
             err, (int)rc, in ? "the inputs cannot be copied to the GPU" : "the answer cannot be copied from the GPU");
-    line->size[last] = bytes;
-    line->bytes += bytes;
+    (in ? &flight->in : &flight->back)->done += piece->bytes;
+    flight->in_left -= in ? piece->bytes : 0;
+    line->size[last] = piece->bytes;
+    line->bytes += piece->bytes;
     line->count++;
-    *(in ? &result->link_in_bytes : &result->link_out_bytes) += bytes;
+    *(in ? &result->link_in_bytes : &result->link_out_bytes) += piece->bytes;
     return ATTN_OK;
 }
 
@@ -243,7 +238,7 @@ static bool in_step(attn_engine_t *engine, attn_cuda_flight_t *flight, attn_stat
     if (piece_find(engine, flight, true, &piece)) {
         if (!line_has_room(&engine->bulk.ahead_in))
             return false;
-        *ret = pieces_queue(engine, flight, true, err);
+        *ret = piece_queue(engine, flight, &piece, true, err);
         if (*ret != ATTN_OK || piece_find(engine, flight, true, &piece))
             return true;
     }
@@ -280,7 +275,7 @@ static bool out_step(attn_engine_t *engine, attn_cuda_flight_t *flight, attn_sta
             *ret = attn_cuda_error(err, (int)rc, "the group cannot be queued");
     }
     if (*ret == ATTN_OK && left)
-        *ret = pieces_queue(engine, flight, false, err);
+        *ret = piece_queue(engine, flight, &piece, false, err);
     if (*ret != ATTN_OK || (left && piece_find(engine, flight, false, &piece)))
         return true;
     bulk->computed_first = (bulk->computed_first + 1) % (ATTN_WIRE_GROUPS * ATTN_CUDA_SLICES);

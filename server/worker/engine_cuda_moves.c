@@ -202,13 +202,14 @@ static cudaError_t resolved_copy(attn_engine_t *engine, resolved_t *moves, uint3
     return rc == cudaSuccess ? singles_copy(engine, moves, singles, in, stream) : rc;
 }
 
-static cudaError_t gather(const resolved_t *moves, uint32_t count, bool in, cudaStream_t stream)
+static cudaError_t gather(const resolved_t *moves, uint32_t count, bool in, attn_cuda_fetch_t *fetch,
+                          cudaStream_t stream)
 {
     attn_cuda_move_t list[RESOLVED];
     for (uint32_t i = 0; i < count; i++)
         list[i] = in ? (attn_cuda_move_t){moves[i].device, moves[i].host, moves[i].bytes}
                      : (attn_cuda_move_t){moves[i].host, moves[i].device, moves[i].bytes};
-    return (cudaError_t)attn_cuda_gather(list, count, stream);
+    return (cudaError_t)attn_cuda_gather(list, count, fetch->times, &fetch->blocks, stream);
 }
 
 static bool multiples_of_16(const attn_cuda_moves_t *moves)
@@ -219,7 +220,7 @@ static bool multiples_of_16(const attn_cuda_moves_t *moves)
     return true;
 }
 
-cudaError_t attn_cuda_moves_queue(attn_engine_t *engine, attn_cuda_moves_t *moves, bool in, bool by_kernel,
+cudaError_t attn_cuda_moves_queue(attn_engine_t *engine, attn_cuda_moves_t *moves, bool in, attn_cuda_fetch_t *fetch,
                                   cudaStream_t stream, attn_engine_result_t *result)
 {
     resolved_t resolved[RESOLVED];
@@ -233,9 +234,9 @@ cudaError_t attn_cuda_moves_queue(attn_engine_t *engine, attn_cuda_moves_t *move
         pair_look(engine, &moves->pair[i], in, result);
         rc = pair_copy(engine, &moves->pair[i], in, stream);
     }
-    if (rc == cudaSuccess && by_kernel && count > 0 && multiples_of_16(moves)) {
+    if (rc == cudaSuccess && fetch && count > 0 && multiples_of_16(moves)) {
         result->helpers++;
-        rc = gather(resolved, count, in, stream);
+        rc = gather(resolved, count, in, fetch, stream);
     } else if (rc == cudaSuccess) {
         rc = resolved_copy(engine, resolved, count, in, stream);
     }

@@ -11,7 +11,7 @@
  * would, and its bits are the same. */
 #define SLICE_ROWS INT64_C(384)
 
-static uint32_t slices_wanted(const attn_engine_request_t *request)
+static uint32_t slices_wanted(const attn_engine_request_t *request, uint32_t most)
 {
     const attn_spec_t *spec = &request->spec;
     if (spec->layout == ATTN_LAYOUT_THD)
@@ -21,7 +21,7 @@ static uint32_t slices_wanted(const attn_engine_request_t *request)
     if (spec->batch == 1)
         parts = spec->layout == ATTN_LAYOUT_BSHD ? ((uint64_t)spec->s_q + SLICE_ROWS - 1) / SLICE_ROWS : 1;
     slices = slices < parts ? slices : parts;
-    slices = slices < ATTN_CUDA_SLICES ? slices : ATTN_CUDA_SLICES;
+    slices = slices < most ? slices : most;
     return slices < 1 ? 1 : (uint32_t)slices;
 }
 
@@ -88,10 +88,10 @@ attn_cuda_slice_t attn_cuda_slice_whole(const attn_engine_request_t *request)
         .q = {0, sizes->q}, .k = {0, sizes->k}, .v = {0, sizes->v}, .o = {0, sizes->o}, .lse = {0, sizes->lse}};
 }
 
-uint32_t attn_cuda_slices(const attn_engine_request_t *request, const attn_addresses_t *device,
+uint32_t attn_cuda_slices(const attn_engine_request_t *request, const attn_addresses_t *device, uint32_t most,
                           attn_cuda_slice_t ret[ATTN_CUDA_SLICES])
 {
-    uint32_t slices = slices_wanted(request);
+    uint32_t slices = slices_wanted(request, most);
     if (slices == 1) {
         ret[0] = attn_cuda_slice_whole(request);
         return 1;

@@ -77,8 +77,8 @@ static void lones_make(attn_memory_t *memory, uint64_t first)
     }
 }
 
-/* `cost_us`: above what its copies take a kernel stays in one piece. */
-static void begin(attn_engine_t *engine, uint32_t i, bool large, double cost_us, uint32_t goes_on)
+/* `cost`: of its kernel, over what its copies take. Up to 1 a large one goes in slices, above in one piece. */
+static void begin(attn_engine_t *engine, uint32_t i, bool large, double cost, uint32_t goes_on)
 {
     static uint64_t number;
     lone_t *lone = &lones[i];
@@ -91,7 +91,8 @@ static void begin(attn_engine_t *engine, uint32_t i, bool large, double cost_us,
                                         .repeat = 1,
                                         .count = 1,
                                         .large = large,
-                                        .cost_us = cost_us,
+                                        .cost_us = cost * (double)attn_cuda_in_bytes(&lone->request) /
+                                                   ATTN_CUDA_LINK_BYTES_PER_US,
                                         .requests = &lone->request,
                                         .checkpoint = wanted,
                                         .checkpoint_arg = lone};
@@ -129,7 +130,7 @@ static void bits_are_the_same(attn_engine_t *engine, uint64_t first, const char 
         for (uint32_t i = 0; i < ALL; i++) {
             _Static_assert(ALL % 5 != 0, "steps of a prime that does not divide their number reach all");
             uint32_t which = round % 2 ? ALL - 1 - i : (i * 5) % ALL;
-            begin(engine, which, which < LARGE, round < 2 ? 0 : 1e6, UINT32_MAX);
+            begin(engine, which, which < LARGE, round < 2 ? 1 : 1e3, UINT32_MAX);
         }
         for (uint32_t i = 0; i < ALL; i++)
             poll_until(engine);
@@ -145,9 +146,9 @@ static void bits_are_the_same(attn_engine_t *engine, uint64_t first, const char 
 static void small_ones_overtake(attn_engine_t *engine)
 {
     for (uint32_t round = 0; round < 3; round++) {
-        begin(engine, 1, true, 0, UINT32_MAX);
-        begin(engine, 0, true, 0, UINT32_MAX);
-        begin(engine, 5, true, 0, UINT32_MAX);
+        begin(engine, 1, true, 1, UINT32_MAX);
+        begin(engine, 0, true, 1, UINT32_MAX);
+        begin(engine, 5, true, 1, UINT32_MAX);
         begin(engine, LARGE, false, 0, UINT32_MAX);
         attn_engine_group_t *ended[4];
         for (int i = 0; i < 4; i++)
@@ -165,9 +166,9 @@ static void cancelled_ones_leave(attn_engine_t *engine, uint64_t first)
     char *expected = malloc(bytes);
     memcpy(expected, output + first, bytes);
     for (uint32_t after = 0; after < 3; after++) {
-        begin(engine, 1, true, 0, UINT32_MAX);
-        begin(engine, 0, true, 0, after);
-        begin(engine, 3, true, 0, UINT32_MAX);
+        begin(engine, 1, true, 1, UINT32_MAX);
+        begin(engine, 0, true, 1, after);
+        begin(engine, 3, true, 1, UINT32_MAX);
         begin(engine, LARGE + 1, false, 0, UINT32_MAX);
         for (int i = 0; i < 4; i++)
             poll_until(engine);
@@ -176,7 +177,7 @@ static void cancelled_ones_leave(attn_engine_t *engine, uint64_t first)
         was_right(&lones[1], "beside a cancelled one");
         was_right(&lones[3], "behind a cancelled one");
         was_right(&lones[LARGE + 1], "a small one behind a cancelled one");
-        begin(engine, 0, true, 0, UINT32_MAX);
+        begin(engine, 0, true, 1, UINT32_MAX);
         poll_until(engine);
         was_right(&lones[0], "once more");
         check(memcmp(output + first, expected, bytes) == 0, "cancelled at slice %u: other bits", after);

@@ -119,7 +119,7 @@ static void test_slices(void)
         attn_engine_request_t request = {.spec = spec, .sizes = sizes};
         attn_addresses_t at = {(void *)4096, (void *)8192, (void *)16384, (void *)32768, (float *)65536};
         attn_cuda_slice_t slice[ATTN_CUDA_SLICES];
-        uint32_t n = attn_cuda_slices(&request, &at, slice);
+        uint32_t n = attn_cuda_slices(&request, &at, ATTN_CUDA_SLICES, slice);
         uint64_t q = 0, k = 0, v = 0, o = 0, lse = 0, rows = 0;
         double flops = 0;
         for (uint32_t s = 0; s < n; s++) {

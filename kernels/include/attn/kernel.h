@@ -193,6 +193,9 @@ typedef struct attn_exec {
     size_t workspace_bytes;
     void *host_workspace;
     size_t host_workspace_bytes;
+    /* CUDA: what is on the stream before the launch lets it begin early (griddepcontrol.launch_dependents). A variant
+     * that waits for it in its kernel, before it touches a tensor, may be launched so; others need not look. */
+    bool early;
     /* CPU work is done in pieces of at most 50 ms; between pieces it calls this (never NULL on the CPU) and
      * stops with ATTN_ERR_CANCELLED when it returns false. Called from one thread at a time. */
     bool (*checkpoint)(void *checkpoint_arg);
