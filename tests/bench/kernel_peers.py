@@ -44,7 +44,7 @@ class Device(C.Structure):
 class Exec(C.Structure):
     _fields_ = [("device", C.POINTER(Device)), ("stream", C.c_void_p), ("workspace", C.c_void_p),
                 ("workspace_bytes", C.c_size_t), ("host_workspace", C.c_void_p), ("host_workspace_bytes", C.c_size_t),
-                ("checkpoint", C.c_void_p), ("checkpoint_arg", C.c_void_p)]
+                ("early", C.c_bool), ("checkpoint", C.c_void_p), ("checkpoint_arg", C.c_void_p)]
 
 
 class Error(C.Structure):
@@ -76,7 +76,8 @@ class Unified:
         array = (Problem * len(problems))(*problems)
         group = Group(1 if dtype == torch.float16 else 2, causal, cap > 0, len(problems), array)
         run = Exec(C.pointer(self.device), torch.cuda.current_stream().cuda_stream, self.workspace.data_ptr(),
-                   self.workspace.numel(), self.staging.data_ptr(), self.staging.numel(), None, None)
+                   self.workspace.numel(), self.staging.data_ptr(), self.staging.numel(), False, None,
+                   None)
         err = Error()
         status = self.variant.launch(C.byref(group), C.byref(run), C.byref(err))
         if status != 0:
@@ -138,6 +139,27 @@ def time_us(graph, repeats):
     return start.elapsed_time(end) * 1000 / repeats
 
 
+def shares(unified, rounds):
+    """What D = 96 and 192 take of the time that their tensor work takes at D = 128's rate: in turns, because the clock of a
+    row depends on those before it."""
+    for dtype in (torch.bfloat16, torch.float16):
+        for causal in (True, False):
+            graphs = {}
+            for d in (128, 96, 192):
+                tensors = [torch.randn(4, 4096, 16, d, device="cuda", dtype=dtype) for _ in range(4)]
+                problem = unified.problem(*tensors, 1 / math.sqrt(d), 0.0)
+                graphs[d] = capture(lambda p=problem: unified.launch([p], dtype, causal, 0.0), 4), tensors
+            times = {d: [] for d in graphs}
+            for _ in range(rounds):
+                for d, (graph, _) in graphs.items():
+                    times[d].append(time_us(graph, 4))
+            median = {d: statistics.median(t) for d, t in times.items()}
+            label = f"{'bf16' if dtype == torch.bfloat16 else 'fp16'} {'causal' if causal else 'full'}"
+            print(f"B4 S4096 H16 {label}: " + ", ".join(
+                f"D = {d} {us:.1f} us" + ("" if d == 128 else f", {us / median[128] * 128 / d:.3f} of its share")
+                for d, us in median.items()), flush=True)
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--library", action="append", required=True, help="NAME=PATH or PATH; may be repeated")
@@ -147,11 +169,17 @@ def main():
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--no-cudnn", action="store_true")
     parser.add_argument("--csv")
+    parser.add_argument("--shares", action="store_true", help="only D = 96 and 192 beside D = 128, in turns")
     args = parser.parse_args()
     ours = []
     for item in args.library:
         name, _, path = item.rpartition("=")
         ours.append((name or "unified", Unified(path)))
+    if args.shares:
+        for name, unified in ours:
+            print(f"# {name}, {torch.cuda.get_device_name(0)}")
+            shares(unified, 4 * args.rounds)
+        return
     fa3 = None
     if args.fa3:
         fa3 = C.CDLL(args.fa3)
