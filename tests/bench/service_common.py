@@ -126,9 +126,10 @@ def apart(pid, cores_least=16):
 
 def _place(pid, cores):
     for p in _tree(pid):
-        for thread in os.listdir(f"/proc/{p}/task"):
-            with contextlib.suppress(ProcessLookupError):
-                os.sched_setaffinity(int(thread), cores)
+        with contextlib.suppress(FileNotFoundError):
+            for thread in os.listdir(f"/proc/{p}/task"):
+                with contextlib.suppress(ProcessLookupError):
+                    os.sched_setaffinity(int(thread), cores)
 
 
 def load(binary, server, path, body, connections, seconds, warmup=0.5, flags=()):
