@@ -22,13 +22,23 @@ void attn_fd_close(int *fd)
     *fd = -1;
 }
 
+bool attn_fd_raise_in_place(int *fd)
+{
+    if (*fd >= FD_LEAST)
+        return true;
+    int high = fcntl(*fd, F_DUPFD_CLOEXEC, FD_LEAST);
+    if (high < 0)
+        return false;
+    attn_fd_close(fd);
+    *fd = high;
+    return true;
+}
+
 int attn_fd_raise(int fd)
 {
-    if (fd < 0 || fd >= FD_LEAST)
-        return fd;
-    int high = fcntl(fd, F_DUPFD_CLOEXEC, FD_LEAST);
-    attn_fd_close(&fd);
-    return high;
+    if (fd >= 0 && !attn_fd_raise_in_place(&fd))
+        attn_fd_close(&fd);
+    return fd;
 }
 
 static attn_status_t fd_failed(const char *what, attn_error_t *err)

@@ -22,5 +22,7 @@ void attn_fd_bell_wait(int event_fd); /* takes what is there; waits for it when 
 
 /* Duplicates to a number of 64 or above and closes `fd`; -1 with errno on failure. */
 int attn_fd_raise(int fd);
+/* The same for who still has something to say through `fd`: false with errno, and it stays as it is, on failure. */
+bool attn_fd_raise_in_place(int *fd);
 
 #endif

@@ -294,15 +294,20 @@ static attn_status_t conn_open(attn_unix_t *door, int fd, attn_error_t *err)
     return ATTN_OK;
 }
 
+static void turn_away_without_room(int fd)
+{
+    attn_error_t err;
+    attn_error_set(&err, ATTN_ERR_UNAVAILABLE, "the daemon has no descriptors left; try again later");
+    turn_away(fd, &err);
+}
+
 /* A connection that cannot be accepted would wake the loop for ever. */
 static void accept_without_room(attn_unix_t *door)
 {
-    attn_error_t err;
     attn_fd_close(&door->spare);
     int fd = accept4(door->listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
     if (fd >= 0) {
-        attn_error_set(&err, ATTN_ERR_UNAVAILABLE, "the daemon has no descriptors left; try again later");
-        turn_away(fd, &err);
+        turn_away_without_room(fd);
     }
     door->spare = attn_fd_raise(open("/dev/null", O_RDONLY | O_CLOEXEC));
 }
@@ -310,7 +315,7 @@ static void accept_without_room(attn_unix_t *door)
 void unix_conn_accept(attn_unix_t *door)
 {
     for (int i = 0; i < ACCEPTS_AT_ONCE; i++) {
-        int fd = attn_fd_raise(accept4(door->listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK));
+        int fd = accept4(door->listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
         attn_error_t err;
         if (fd < 0) {
             if (errno == EMFILE || errno == ENFILE) {
@@ -318,7 +323,9 @@ void unix_conn_accept(attn_unix_t *door)
             }
             return;
         }
-        if (conn_open(door, fd, &err) != ATTN_OK) {
+        if (!attn_fd_raise_in_place(&fd)) {
+            turn_away_without_room(fd);
+        } else if (conn_open(door, fd, &err) != ATTN_OK) {
             turn_away(fd, &err);
         }
     }
