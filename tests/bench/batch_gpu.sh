@@ -34,8 +34,8 @@ for part in tiny one poisson flood; do
     has "$part" && step 90 "$python" tests/bench/batch_bench.py --tree "$tree" --device cuda --rounds 2 --only "$part"
 done
 if has gpus; then
-    # 48 MiB in, 32 MiB out, about 2.7 ms of kernel: bound by kernels. (Half the length, with twice the bytes for its time, is
-    # bound by the host's memory on four GPUs: 2.8 times one.)
+    # 48 MiB in, 32 MiB out, about 2.7 ms of kernel: bound by kernels. (Half the length moves twice as much for its time: 2.8
+    # times one on four GPUs, where all copies come from one host's memory.)
     list=0
     for count in 1 2 4 8; do
         [ "$count" -le "$gpus" ] || continue
