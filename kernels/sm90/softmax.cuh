@@ -1,9 +1,9 @@
 // softmax.cuh: online softmax of a consumer thread's two rows, in base 2.
 //
 // P = exp2(score*scale - base). The base of a row is not its running maximum but the maximum of its first block, and
-// changes only when P of a block sum up to kSumLimit, near the end of what E holds. So the exponents of a block
-// do not wait for its maximum, and O and the sums are almost never rescaled. P, the rescale factor and LSE all use the
-// base, which is rounded once. No P is larger than that sum, which is needed anyway, so no P is looked at.
+// changes only when P of a block sum up to kSumLimit, which few rows reach. So the exponents of a block do not wait for
+// its maximum, and O and the sums are almost never rescaled. P, the rescale factor and LSE all use the base, which is
+// rounded once. No P is larger than that sum, which is needed anyway, so no P is looked at.
 //
 // But for one thing: the product takes P rounded to E, the sum takes it as it is. In a row that hangs on one key their
 // difference is the row's error (2^-8 for bf16), unless that P is an exact power of 2, as the first block's largest is.
