@@ -10,6 +10,10 @@
 
 int64_t attn_clock_ns(void); /* CLOCK_MONOTONIC */
 
+/* How long to sleep before looking again for something that does not wake anyone and has been waited for for `waited`
+ * ns: a thirty-second of that, from 20 us to 0.5 ms. Only with a timer slack far below the default of 50 us. */
+int64_t attn_clock_nap_ns(int64_t waited);
+
 /* Tells the core that this is a spin loop. */
 static inline void attn_cpu_relax(void)
 {

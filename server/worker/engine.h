@@ -23,10 +23,6 @@ typedef struct attn_engine_setup {
     attn_variant_class_t run_class; /* LAB: maps and pins nothing beyond the job in hand */
     const char *device;             /* "cpu", "null", or a GPU's UUID ("GPU-…", "MIG-…") */
     attn_memory_t *memory;          /* the arenas; see worker/memory.h */
-    /* Ends the worker's sleep; any thread. An engine whose groups end by themselves calls it after block(). May be NULL
-     * where nobody sleeps. */
-    void (*wake)(void *wake_arg);
-    void *wake_arg;
 } attn_engine_setup_t;
 
 /* What open() found. Zeroed before the call. */
@@ -113,6 +109,8 @@ typedef struct attn_engine_group {
 
 typedef struct attn_engine_ops {
     const char *name; /* "null", "cpu", "cuda" */
+    bool runs_alone;  /* groups that were submitted run and end by themselves; else poll() runs them, and never returns
+                         NULL while there is one */
     /* Opens the device. Errors: INVALID_ARGUMENT, NO_MEMORY, DEVICE. */
     attn_status_t (*open)(const attn_engine_setup_t *setup, attn_engine_t **ret, attn_engine_about_t *ret_about,
                           attn_error_t *err);
@@ -128,10 +126,6 @@ typedef struct attn_engine_ops {
     /* Whether poll() has something to hand to the device within tens of microseconds: a worker that may spin does not
      * sleep then. May be NULL. */
     bool (*urgent)(const attn_engine_t *engine);
-    /* Groups are under way and the worker has spun for long enough: arranges for setup->wake() once one has ended,
-     * or there is something else for poll() to do, so that the worker may sleep. Called anew after each waking. May be
-     * NULL where poll() never returns NULL while it has groups. */
-    void (*block)(attn_engine_t *engine);
     /* One piece of background work (pinning, prefaulting) of at most about 3 ms; returns whether there is more. Called
      * when the worker has had nothing to do for a while, after a group that wanted it, and now and then when there is
      * no end of work. May be NULL. */

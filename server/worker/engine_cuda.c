@@ -25,8 +25,6 @@ static void cuda_close(attn_engine_t *engine)
 {
     if (!engine)
         return;
-    for (int i = 0; i < ATTN_CUDA_WAITERS; i++)
-        attn_cuda_waiter_close(engine->waiter[i]);
     /* After a sticky error these fail, and the process ends anyway. */
     cudaDeviceSynchronize();
     for (uint32_t i = 0; i < ATTN_WIRE_GROUPS; i++)
@@ -55,7 +53,7 @@ static attn_status_t streams_open(attn_engine_t *engine, attn_error_t *err)
     if (rc == cudaSuccess)
         rc = cudaStreamCreateWithFlags(&engine->out, cudaStreamNonBlocking);
     for (int i = 0; i < 2 * ATTN_CUDA_ROUNDS && rc == cudaSuccess; i++)
-        rc = cudaEventCreateWithFlags(&engine->round[i], cudaEventBlockingSync);
+        rc = cudaEventCreate(&engine->round[i]);
     if (rc != cudaSuccess)
         return attn_cuda_error(err, (int)rc, "streams and events cannot be made");
     attn_status_t status = attn_cuda_bulk_open(&engine->bulk, err);
@@ -89,8 +87,6 @@ static attn_status_t cuda_open(const attn_engine_setup_t *setup, attn_engine_t *
     status = attn_cuda_ranges_create(&engine->ranges, err);
     if (status == ATTN_OK)
         status = streams_open(engine, err);
-    for (int i = 0; i < ATTN_CUDA_WAITERS && status == ATTN_OK && setup->wake; i++)
-        status = attn_cuda_waiter_open(&engine->setup, &engine->waiter[i], err);
     if (status != ATTN_OK) {
         cuda_close(engine);
         return status;
@@ -225,32 +221,19 @@ static bool cuda_urgent(const attn_engine_t *engine)
     return attn_cuda_bulk_waits(&engine->bulk);
 }
 
-static void cuda_block(attn_engine_t *engine)
-{
-    cudaEvent_t event[ATTN_CUDA_WAITERS] = {NULL};
-    if (engine->order.count > 0) {
-        const attn_cuda_flight_t *flight = engine->order.group[engine->order.first]->lane;
-        event[0] = flight->queued ? flight->done : NULL;
-    }
-    attn_cuda_bulk_events(&engine->bulk, &event[1], &event[2]);
-    for (int i = 0; i < ATTN_CUDA_WAITERS; i++)
-        if (engine->waiter[i] && event[i])
-            attn_cuda_waiter_watch(engine->waiter[i], event[i]);
-}
-
 static bool cuda_idle(attn_engine_t *engine)
 {
     return attn_cuda_ranges_pin(engine);
 }
 
 const attn_engine_ops_t attn_engine_cuda = {.name = "cuda",
+                                            .runs_alone = true,
                                             .open = cuda_open,
                                             .close = cuda_close,
                                             .has = cuda_has,
                                             .submit = cuda_submit,
                                             .poll = cuda_poll,
                                             .urgent = cuda_urgent,
-                                            .block = cuda_block,
                                             .idle = cuda_idle,
                                             .client_memory = {.add = attn_cuda_client_add,
                                                               .pin = attn_cuda_client_pin,

@@ -37,7 +37,6 @@ typedef struct attn_cuda_ranges {
 } attn_cuda_ranges_t;
 
 typedef struct attn_cuda_nvml attn_cuda_nvml_t;
-typedef struct attn_cuda_waiter attn_cuda_waiter_t;
 
 /* Slices of one large request: while one is computed, the next is copied in and the last copied out. */
 enum { ATTN_CUDA_SLICES = 8 };
@@ -146,17 +145,12 @@ typedef struct attn_cuda_bulk {
     uint32_t computed_first, computed_count;
 } attn_cuda_bulk_t;
 
-/* What a sleeping worker waits for: the oldest small group; a piece of a large request on its way in; one on its way
- * out, or a large request's end. */
-enum { ATTN_CUDA_WAITERS = 3 };
-
 struct attn_engine {
     attn_engine_setup_t setup;
     attn_device_t device;
-    attn_cuda_nvml_t *nvml;                        /* NULL where there is none */
-    attn_cuda_waiter_t *waiter[ATTN_CUDA_WAITERS]; /* NULL where the loop never sleeps */
-    bool annotate;                                 /* a profiler listens */
-    unsigned threads;                              /* for what the CPU does */
+    attn_cuda_nvml_t *nvml; /* NULL where there is none */
+    bool annotate;          /* a profiler listens */
+    unsigned threads;       /* for what the CPU does */
 
     cudaStream_t compute, in, out;
     attn_cuda_range_t input, output;
@@ -232,8 +226,6 @@ bool attn_cuda_bulk_waits(const attn_cuda_bulk_t *bulk); /* whether something is
 /* A flight that has ended, well or not; forget() takes it out. NULL when none has. */
 attn_cuda_flight_t *attn_cuda_bulk_ended(const attn_cuda_bulk_t *bulk);
 void attn_cuda_bulk_forget(attn_cuda_bulk_t *bulk, const attn_cuda_flight_t *flight);
-/* With which of its events there is something to do next; NULL when none. */
-void attn_cuda_bulk_events(const attn_cuda_bulk_t *bulk, cudaEvent_t *ret_in, cudaEvent_t *ret_out);
 
 /* engine_cuda_alone.c: rounds with timing, and the truth: queued and waited for. */
 attn_status_t attn_cuda_alone_rounds(attn_engine_t *engine, attn_cuda_flight_t *flight, attn_error_t *err);
@@ -285,11 +277,6 @@ attn_status_t attn_cuda_client_add(attn_engine_t *engine, attn_client_region_t *
 bool attn_cuda_client_pin(attn_engine_t *engine, attn_client_region_t *region, int64_t *ret_ns);
 attn_status_t attn_cuda_client_ready(attn_engine_t *engine, attn_client_region_t *event, bool *ret, attn_error_t *err);
 void attn_cuda_client_drop(attn_engine_t *engine, attn_client_region_t *region);
-
-/* engine_cuda_waiter.c: a thread that sleeps on an event and then calls setup->wake(). */
-attn_status_t attn_cuda_waiter_open(const attn_engine_setup_t *setup, attn_cuda_waiter_t **ret, attn_error_t *err);
-void attn_cuda_waiter_close(attn_cuda_waiter_t *waiter); /* NULL is fine */
-void attn_cuda_waiter_watch(attn_cuda_waiter_t *waiter, cudaEvent_t event);
 
 /* engine_cuda_nvtx.c: ranges for Nsight: one per group from submit to its end, named by variant, size and the ids of
  * its requests. */

@@ -1,6 +1,7 @@
 /* worker/engine_cuda_alone.c: what is waited for where it is queued: rounds with timing, and the truth. Nothing else is
  * on the device beside timed rounds (the front's lease). Main thread. */
 #include <stdlib.h>
+#include <time.h>
 
 #include "attn/engine_variants.h"
 #include "base/clock.h"
@@ -9,7 +10,7 @@
 
 /* Kernel rounds are queued for at most this long, so that a cancelled comparison ends soon. */
 #define ROUNDS_QUEUED_US 20000.0
-/* How long an event is polled before it is slept on. */
+/* How long an event is polled without naps. */
 #define SPIN_NS (400 * ATTN_NS_PER_US)
 
 typedef struct alone {
@@ -35,14 +36,17 @@ static attn_status_t record(const alone_t *alone, cudaEvent_t event)
 
 static cudaError_t wait_for(cudaEvent_t event)
 {
-    int64_t until = attn_clock_ns() + (attn_cpus_spin_us() ? SPIN_NS : 0);
-    do {
-        cudaError_t rc = cudaEventQuery(event);
-        if (rc != cudaErrorNotReady)
-            return rc;
-        attn_cpu_relax();
-    } while (attn_clock_ns() < until);
-    return cudaEventSynchronize(event);
+    const int64_t began = attn_clock_ns(), spin_ns = attn_cpus_spin_us() ? SPIN_NS : 0;
+    cudaError_t rc;
+    while ((rc = cudaEventQuery(event)) == cudaErrorNotReady) {
+        const int64_t waited = attn_clock_ns() - began;
+        const struct timespec nap = {.tv_nsec = attn_clock_nap_ns(waited)};
+        if (waited < spin_ns)
+            attn_cpu_relax();
+        else
+            nanosleep(&nap, NULL);
+    }
+    return rc;
 }
 
 static attn_status_t inputs_copy(const alone_t *alone)

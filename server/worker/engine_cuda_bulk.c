@@ -22,10 +22,9 @@ attn_status_t attn_cuda_bulk_open(attn_cuda_bulk_t *bulk, attn_error_t *err)
     if (rc == cudaSuccess)
         rc = cudaStreamCreateWithFlags(&bulk->out, cudaStreamNonBlocking);
     for (int i = 0; i < ATTN_CUDA_PIECES && rc == cudaSuccess; i++) {
-        const unsigned flags = cudaEventBlockingSync | cudaEventDisableTiming;
-        rc = cudaEventCreateWithFlags(&bulk->ahead_in.copied[i], flags);
+        rc = cudaEventCreateWithFlags(&bulk->ahead_in.copied[i], cudaEventDisableTiming);
         if (rc == cudaSuccess)
-            rc = cudaEventCreateWithFlags(&bulk->ahead_out.copied[i], flags);
+            rc = cudaEventCreateWithFlags(&bulk->ahead_out.copied[i], cudaEventDisableTiming);
     }
     return rc == cudaSuccess ? ATTN_OK
                              : attn_cuda_error(err, (int)rc, "streams and events for large requests cannot be made");
@@ -355,13 +354,4 @@ void attn_cuda_bulk_forget(attn_cuda_bulk_t *bulk, const attn_cuda_flight_t *fli
         i++;
     bulk->count--;
     memmove(&bulk->flight[i], &bulk->flight[i + 1], (bulk->count - i) * sizeof(attn_cuda_flight_t *));
-}
-
-void attn_cuda_bulk_events(const attn_cuda_bulk_t *bulk, cudaEvent_t *ret_in, cudaEvent_t *ret_out)
-{
-    const attn_cuda_line_t *in = &bulk->ahead_in, *out = &bulk->ahead_out;
-    *ret_in = in->count > 0 && any_left(bulk) ? in->copied[in->first] : NULL;
-    *ret_out = out->count > 0 ? out->copied[out->first] : NULL;
-    for (uint32_t i = 0; i < bulk->count && !*ret_out; i++)
-        *ret_out = bulk->flight[i]->done;
 }

@@ -33,8 +33,9 @@ double attn_cuda_elapsed_us(cudaEvent_t from, cudaEvent_t to)
 
 attn_status_t attn_cuda_flight_open(attn_cuda_flight_t *flight, attn_error_t *err)
 {
-    /* Those that may be slept on. */
-    cudaError_t rc = cudaEventCreateWithFlags(&flight->copied_out, cudaEventBlockingSync);
+    /* None of them for a thread to block on (cudaEventBlockingSync): each record of such a one is an interrupt, which
+     * falls on whatever thread has that core. */
+    cudaError_t rc = cudaEventCreate(&flight->copied_out);
     if (rc == cudaSuccess)
         rc = cudaEventCreate(&flight->began);
     for (int i = 0; i < ATTN_CUDA_SLICES && rc == cudaSuccess; i++) {
@@ -42,7 +43,7 @@ attn_status_t attn_cuda_flight_open(attn_cuda_flight_t *flight, attn_error_t *er
         if (rc == cudaSuccess)
             rc = cudaEventCreate(&flight->launched[i]);
         if (rc == cudaSuccess)
-            rc = cudaEventCreateWithFlags(&flight->computed[i], cudaEventBlockingSync);
+            rc = cudaEventCreate(&flight->computed[i]);
     }
     if (rc == cudaSuccess)
         rc = cudaHostAlloc((void **)&flight->fetch.times, sizeof *flight->fetch.times, cudaHostAllocDefault);

@@ -34,9 +34,6 @@ typedef struct attn_loop {
  * calls CUDA, so it runs on whatever the device does. `loop` must outlive the process. */
 attn_status_t attn_loop_heartbeat(attn_loop_t *loop, attn_error_t *err);
 
-/* attn_engine_setup_t.wake: the loop no longer sleeps. Any thread. */
-void attn_loop_wake(void *loop);
-
 /* Runs groups until one leaves the device unusable; then returns. */
 void attn_loop_run(attn_loop_t *loop);
 

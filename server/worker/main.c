@@ -100,6 +100,7 @@ static void process_setup(const options_t *options)
     signal(SIGINT, SIG_IGN);
     signal(SIGHUP, SIG_IGN);
     setvbuf(stderr, NULL, _IOLBF, 0);
+    prctl(PR_SET_TIMERSLACK, 1000); /* ns: naps beside the device are 20 us */
 }
 
 static attn_status_t worker_open(const options_t *options, attn_loop_t *loop, attn_engine_about_t *ret_about,
@@ -119,7 +120,7 @@ static attn_status_t worker_open(const options_t *options, attn_loop_t *loop, at
     loop->ops = engine_choose(options->device, err);
     if (!loop->ops)
         return ATTN_ERR_INVALID_ARGUMENT;
-    attn_engine_setup_t setup = {options->run_class, options->device, loop->memory, attn_loop_wake, loop};
+    attn_engine_setup_t setup = {options->run_class, options->device, loop->memory};
     status = loop->ops->open(&setup, &loop->engine, ret_about, err);
     if (status == ATTN_OK)
         status = attn_client_memory_start(clients, &loop->ops->client_memory, loop->engine, err);

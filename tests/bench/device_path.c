@@ -58,7 +58,7 @@ static void engine_open(void)
     input = mmap(NULL, ARENA_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, in, 0);
     if (input == MAP_FAILED || attn_memory_open(ATTN_CLASS_SERVE, in, out, &memory, &err) != ATTN_OK)
         die("the arenas cannot be mapped");
-    attn_engine_setup_t setup = {ATTN_CLASS_SERVE, uuid, memory, NULL, NULL};
+    attn_engine_setup_t setup = {ATTN_CLASS_SERVE, uuid, memory};
     if (attn_engine_cuda.open(&setup, &engine, &about, &err) != ATTN_OK)
         die(err.message);
     while (attn_engine_cuda.idle(engine)) {

@@ -421,7 +421,7 @@ static attn_engine_t *engine_open(attn_variant_class_t run_class, attn_memory_t 
     attn_engine_about_t about = {0};
     if (!check(attn_memory_open(run_class, input_fd, output_fd, ret_memory, &err) == ATTN_OK, "%s", err.message))
         exit(check_finish());
-    attn_engine_setup_t setup = {run_class, uuid, *ret_memory, NULL, NULL};
+    attn_engine_setup_t setup = {run_class, uuid, *ret_memory};
     double start = check_now_ms();
     if (!check(attn_engine_cuda.open(&setup, &engine, &about, &err) == ATTN_OK, "open: %s", err.message))
         exit(check_finish());

@@ -3,6 +3,7 @@
 #include <check.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include "base/fd.h"
@@ -15,10 +16,11 @@ enum { FEW = 8, MANY = 40 };
 struct attn_engine {
     attn_engine_queue_t queue;
     uint32_t jobs, ended, wants, pieces, idled;
-    /* A group ends with its `steps`-th step. A step is made in poll(): when it has been slept for, or, of an urgent
-     * engine, by the way. */
-    uint32_t steps, made, blocked;
-    bool urgent, slept;
+    /* A group ends with its `steps`-th step. A step is made in poll(): when the thread has slept since the last one, or,
+     * of an urgent engine, by the way. */
+    uint32_t steps, made, naps;
+    bool urgent;
+    long sleeps; /* of this thread so far */
 };
 static struct attn_engine engine;
 
@@ -30,8 +32,12 @@ static void fake_submit(attn_engine_t *e, attn_engine_group_t *group)
 
 static attn_engine_group_t *fake_poll(attn_engine_t *e)
 {
-    e->made += e->slept || e->urgent;
-    e->slept = false;
+    struct rusage used;
+    ck_assert_int_eq(getrusage(RUSAGE_THREAD, &used), 0);
+    bool slept = used.ru_nvcsw != e->sleeps;
+    e->sleeps = used.ru_nvcsw;
+    e->naps += slept;
+    e->made += slept || e->urgent;
     if (e->made < e->steps)
         return NULL;
     e->made = 0;
@@ -48,24 +54,17 @@ static bool fake_idle(attn_engine_t *e)
     return ++e->idled < e->pieces;
 }
 
-static void fake_block(attn_engine_t *e)
-{
-    e->blocked++;
-    e->slept = true;
-    attn_fd_bell_ring(ATTN_WORKER_FD_JOB_BELL);
-}
-
 static bool fake_urgent(const attn_engine_t *e)
 {
     return e->urgent;
 }
 
 static const attn_engine_ops_t ops = {.name = "fake",
+                                      .runs_alone = true,
                                       .submit = fake_submit,
                                       .poll = fake_poll,
                                       .urgent = fake_urgent,
-                                      .idle = fake_idle,
-                                      .block = fake_block};
+                                      .idle = fake_idle};
 
 /* Runs groups of one through the loop, all of which wait when it begins: it is never without work. */
 static void run(struct attn_engine as, uint32_t spin_us)
@@ -112,6 +111,9 @@ static void run(struct attn_engine as, uint32_t spin_us)
                                  .o = {ATTN_REGION_OUTPUT, 0, 0, sizes.o}};
         attn_ring_job_publish(&front);
     }
+    struct rusage used;
+    ck_assert_int_eq(getrusage(RUSAGE_THREAD, &used), 0);
+    engine.sleeps = used.ru_nvcsw;
     attn_loop_run(&loop);
     for (uint32_t i = 0; i < engine.jobs; i++) {
         attn_wire_done_t done;
@@ -149,11 +151,11 @@ START_TEST(there_is_an_end_of_background_work)
 }
 END_TEST
 
-/* Every step of every group is slept for: the engine is asked anew after each waking. */
+/* Every step of every group is slept for: the engine is asked anew after each nap. */
 START_TEST(each_step_is_slept_for)
 {
     run((struct attn_engine){.jobs = FEW, .steps = 3}, 0);
-    ck_assert_uint_eq(engine.blocked, 3 * FEW);
+    ck_assert_uint_eq(engine.naps, 3 * FEW);
 }
 END_TEST
 
@@ -161,7 +163,7 @@ END_TEST
 START_TEST(an_urgent_engine_is_polled_on)
 {
     run((struct attn_engine){.jobs = FEW, .steps = 2000, .urgent = true}, 1);
-    ck_assert_uint_eq(engine.blocked, 0);
+    ck_assert_uint_eq(engine.naps, 0);
 }
 END_TEST
 
@@ -169,7 +171,7 @@ END_TEST
 START_TEST(an_urgent_engine_is_slept_for_without_a_core)
 {
     run((struct attn_engine){.jobs = FEW, .steps = 200, .urgent = true}, 0);
-    ck_assert_uint_gt(engine.blocked, 0);
+    ck_assert_uint_gt(engine.naps, 0);
 }
 END_TEST
 
