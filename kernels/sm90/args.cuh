@@ -65,6 +65,7 @@ struct GroupArgs {
     Place place;
     uint32_t has_arenas; // the first element of `problem` has their maps; else every problem has its own
     uint32_t early_maps; // uploaded problems whose maps every block acquires before its first tile: all, or 0
+    uint32_t far_ahead;  // tiles are announced one further ahead
     uint32_t spans, tiles;
     uint32_t *counter; // zero before and after every launch
 };

@@ -222,7 +222,8 @@ __device__ __forceinline__ void announce(typename T::Shared &sm, const GroupArgs
 // The scheduler warp: finds and announces the next tile while the load warp waits for its last buffers. Earlier would
 // tie tiles to blocks that are still busy; later would leave divisions and an atomic between two tiles' loads. With
 // uploaded problems it reads device memory as well, which takes as long as the atomic: so there the number is fetched
-// one tile further ahead. Maps that must be prefetched, and perhaps acquired, are announced further ahead instead.
+// one tile further ahead. Where maps must be prefetched, and perhaps acquired, and where all tiles are brief, tiles are
+// announced further ahead instead.
 template <class T> __device__ __forceinline__ void schedule(typename T::Shared &sm, const GroupArgs &args)
 {
     const int lane = threadIdx.x & 31;
@@ -245,7 +246,7 @@ template <class T> __device__ __forceinline__ void schedule(typename T::Shared &
             break;
         }
         const bool first = tile == blockIdx.x;
-        if (!first || !maps_are_uploaded(args)) {
+        if (!first || args.far_ahead == 0) {
             wait_full(sm.tile_wanted[wanted.index()], wanted.parity());
             wanted.advance();
         }
