@@ -39,29 +39,30 @@ template <class T> struct Consumer {
         }
     }
 
-    // S = Q K^T: both K-major; 16 elements are 32 bytes within a column of 64.
+    // S = Q K^T: both K-major; 16 elements are 32 bytes of a column's rows.
     __device__ __forceinline__ void issue_qk(float (&s)[T::kScoreRegs])
     {
-        const uint64_t a = matrix_descriptor(smem_addr(sm.q[q.index()][group]), 0);
-        const uint64_t b = matrix_descriptor(smem_addr(sm.k[k.index()]), 0);
+        constexpr int kSteps = T::kColumn / 16; // in a column
+        const uint64_t a = matrix_descriptor<T::kRowBytes>(smem_addr(sm.q[q.index()][group]), 0);
+        const uint64_t b = matrix_descriptor<T::kRowBytes>(smem_addr(sm.k[k.index()]), 0);
         wgmma_fence();
 #pragma unroll
         for (int i = 0; i < T::kHeadDim / 16; ++i) {
-            const uint32_t a_at = (i / 4) * kRowsPerGroup * 128 + (i % 4) * 32;
-            const uint32_t b_at = (i / 4) * T::kKeys * 128 + (i % 4) * 32;
+            const uint32_t a_at = (i / kSteps) * T::kQColumnBytes + (i % kSteps) * 32;
+            const uint32_t b_at = (i / kSteps) * T::kKvColumnBytes + (i % kSteps) * 32;
             WgmmaSs<E, T::kKeys>::run(s, a + (a_at >> 4), b + (b_at >> 4), i != 0);
         }
         wgmma_commit();
     }
 
-    // O += P V: V is MN-major, 16 keys are 16 rows of 128 bytes.
+    // O += P V: V is MN-major, 16 keys are 16 rows.
     __device__ __forceinline__ void issue_pv(float (&o)[T::kOutRegs], const uint32_t (&p)[T::kProbRegs])
     {
-        const uint64_t b = matrix_descriptor(smem_addr(sm.v[v.index()]), T::kKeys * 128);
+        const uint64_t b = matrix_descriptor<T::kRowBytes>(smem_addr(sm.v[v.index()]), T::kKvColumnBytes);
         wgmma_fence();
 #pragma unroll
         for (int i = 0; i < T::kKeys / 16; ++i) {
-            WgmmaRs<E, T::kHeadDim>::run(o, &p[4 * i], b + (i * 16 * 128 >> 4));
+            WgmmaRs<E, T::kHeadDim>::run(o, &p[4 * i], b + (i * 16 * T::kRowBytes >> 4));
         }
         wgmma_commit();
     }

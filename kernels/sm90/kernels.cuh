@@ -10,6 +10,7 @@ struct Kernel {
     void (*entry)(const GroupArgs);
     uint32_t shared_bytes;
     int threads, rows, keys;
+    int column; // elements of the head dim in a row of shared memory, which is as long as the swizzle is wide
 };
 
 // Four kernels of a dtype and head-dim class, indexed by 2*causal + softcap; one file under variants/ each.

@@ -56,7 +56,7 @@ template <class T> struct Producer {
                 mbarrier_arrive_expect_tx(bar, T::kQBytes);
 #pragma unroll
                 for (int c = 0; c < T::kColumns; ++c) {
-                    tma_load_5d(smem_addr(sm.q[q.index()][g]) + c * kRowsPerGroup * 128, map, bar, c * kColumn,
+                    tma_load_5d(smem_addr(sm.q[q.index()][g]) + c * T::kQColumnBytes, map, bar, c * T::kColumn,
                                 tile.member, row, tile.kv_head, tile.q_batch);
                 }
             }
@@ -74,8 +74,8 @@ template <class T> struct Producer {
             mbarrier_arrive_expect_tx(bar, T::kKvBytes);
 #pragma unroll
             for (int c = 0; c < T::kColumns; ++c) {
-                tma_load_4d(smem_addr(buffers[ring.index()]) + c * T::kKeys * 128, map, bar, c * kColumn, row, kv_head,
-                            batch);
+                tma_load_4d(smem_addr(buffers[ring.index()]) + c * T::kKvColumnBytes, map, bar, c * T::kColumn, row,
+                            kv_head, batch);
             }
         }
         ring.advance();

@@ -24,7 +24,7 @@ template <int kHeadDim> constexpr Tile tile_of()
         return {192, 128, 2, 2, 1, true, 32, 160};
     }
     if (kHeadDim == 96) {
-        // Bound by the exponent unit as well. 96 + 4*28 = 208 KB. 56+28+48 registers.
+        // Bound by the exponent unit as well. 72 + 4*21 = 156 KB. 56+28+48 registers.
         return {192, 112, 2, 2, 1, true, 32, 160};
     }
     if (kHeadDim == 128) {

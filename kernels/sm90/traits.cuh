@@ -13,7 +13,6 @@ namespace attn_sm90 {
 constexpr int kWarpGroup = 128;                     // threads
 constexpr int kRowsPerGroup = ATTN_SM90_GROUP_ROWS; // of a consumer warp group: the M of wgmma
 constexpr int kMostGroups = 3;                      // consumer warp groups of the largest tile
-constexpr int kColumn = 64;                         // elements in a 128-byte row of swizzled shared memory
 constexpr int kTileSlots = 4;                       // tiles announced by the producer and not yet finished
 constexpr int kTilesAhead = 2; // requests of the load warp that the scheduler warp may not have seen yet
 constexpr int kSharedMax = 227 * 1024;
@@ -60,9 +59,15 @@ template <class E_, int kHeadDim_, bool kCausal_, bool kSoftcap_> struct Traits 
     static constexpr bool kOrdered = kTile.ordered;
     static constexpr int kGroups = kRows / kRowsPerGroup; // consumer warp groups
     static constexpr int kThreads = (kGroups + 1) * kWarpGroup;
-    static constexpr int kColumns = (kHeadDim + kColumn - 1) / kColumn;
-    static constexpr int kQBytes = kRowsPerGroup * kColumns * 128; // of one warp group
-    static constexpr int kKvBytes = kKeys * kColumns * 128;        // K or V of one block
+    // Q, K and V lie in shared memory as columns of the head dim. A column's rows are as long as the swizzle is wide:
+    // 128 bytes or, where those would not come out even and TMA would fill the rest with zeros, 64.
+    static constexpr int kColumn = kHeadDim % 64 == 0 ? 64 : 32; // elements
+    static constexpr int kColumns = kHeadDim / kColumn;
+    static constexpr int kRowBytes = 2 * kColumn;
+    static constexpr int kQColumnBytes = kRowsPerGroup * kRowBytes;
+    static constexpr int kKvColumnBytes = kKeys * kRowBytes;
+    static constexpr int kQBytes = kColumns * kQColumnBytes;   // of one warp group
+    static constexpr int kKvBytes = kColumns * kKvColumnBytes; // K or V of one block
     static constexpr int kScoreRegs = kKeys / 2;
     static constexpr int kProbRegs = kKeys / 4;
     static constexpr int kOutRegs = kHeadDim / 2;
@@ -83,6 +88,9 @@ template <class E_, int kHeadDim_, bool kCausal_, bool kSoftcap_> struct Traits 
     static_assert(sizeof(TileInfo) % 16 == 8, "reads of 16 bytes would need registers that the epilogue has not");
     static_assert(sizeof(Shared) <= kSharedMax, "shared memory");
     static_assert(kRows % kRowsPerGroup == 0 && kKeys % 16 == 0 && kKeys <= 256, "shape of wgmma and TMA box");
+    static_assert(kColumns * kColumn == kHeadDim && kColumn % 16 == 0, "whole columns of whole steps of wgmma");
+    static_assert(kQColumnBytes % (8 * kRowBytes) == 0 && kKvColumnBytes % (8 * kRowBytes) == 0,
+                  "the swizzle repeats every 8 rows: columns begin where it does");
     static_assert(kTile.producer_registers + kGroups * kTile.consumer_registers <=
                       65536 / kThreads / 8 * 8 * (kGroups + 1),
                   "setmaxnreg cannot hand out more registers than the launch took");

@@ -38,7 +38,7 @@ template <class T> __global__ void __launch_bounds__(T::kThreads, 1) unified(con
 
 template <class T> constexpr Kernel kernel_of()
 {
-    return {unified<T>, static_cast<uint32_t>(sizeof(typename T::Shared)), T::kThreads, T::kRows, T::kKeys};
+    return {unified<T>, static_cast<uint32_t>(sizeof(typename T::Shared)), T::kThreads, T::kRows, T::kKeys, T::kColumn};
 }
 
 // Indexed by 2*causal + softcap.

@@ -43,16 +43,16 @@ attn_status_t encoder(EncodeTiled *ret_encode, attn_error_t *err)
     return ATTN_OK;
 }
 
-// A map of 64 elements of the head dim by `box_rows` rows of the sequence, which is dimension `rows_at`.
+// A map of one of the kernel's columns by `box_rows` rows of the sequence, which is dimension `rows_at`.
 template <int kRank>
-attn_status_t encode(EncodeTiled encode_tiled, CUtensorMap *map, attn_dtype_t dtype, const MapShape<kRank> &shape,
-                     int rows_at, int box_rows, const char *what, attn_error_t *err)
+attn_status_t encode(EncodeTiled encode_tiled, CUtensorMap *map, attn_dtype_t dtype, const Kernel &kernel,
+                     const MapShape<kRank> &shape, int rows_at, int box_rows, const char *what, attn_error_t *err)
 {
     cuuint64_t extent[kRank], stride[kRank - 1];
     cuuint32_t box[kRank], step[kRank];
     for (int i = 0; i < kRank; ++i) {
         extent[i] = shape.extent[i];
-        box[i] = i == 0 ? 64 : (i == rows_at ? static_cast<cuuint32_t>(box_rows) : 1);
+        box[i] = static_cast<cuuint32_t>(i == 0 ? kernel.column : (i == rows_at ? box_rows : 1));
         step[i] = 1;
         if (i > 0) {
             stride[i - 1] = shape.stride[i - 1];
@@ -61,7 +61,8 @@ attn_status_t encode(EncodeTiled encode_tiled, CUtensorMap *map, attn_dtype_t dt
     const CUresult rc =
         encode_tiled(map, dtype == ATTN_DTYPE_F16 ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16 : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
                      kRank, const_cast<void *>(shape.base), extent, stride, box, step, CU_TENSOR_MAP_INTERLEAVE_NONE,
-                     CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+                     kernel.column == 64 ? CU_TENSOR_MAP_SWIZZLE_128B : CU_TENSOR_MAP_SWIZZLE_64B,
+                     CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
     if (rc != CUDA_SUCCESS) {
         return attn_error_set(err, ATTN_ERR_INVALID_ARGUMENT,
                               "%s cannot be addressed by TMA (driver error %d): extents and strides are out of range",
@@ -151,32 +152,35 @@ void fill(const attn_config_t &config, const attn_problem_t &p, ProblemArgs *arg
     args->layout = {strides(p.q), strides(p.k), strides(p.v), strides(p.o), p.batch, p.h_q, p.h_q / p.h_kv, p.d};
 }
 
-attn_status_t fill_maps(EncodeTiled encode_tiled, attn_dtype_t dtype, int keys, ProblemArgs *args, attn_error_t *err)
+attn_status_t fill_maps(EncodeTiled encode_tiled, attn_dtype_t dtype, const Kernel &kernel, ProblemArgs *args,
+                        attn_error_t *err)
 {
-    attn_status_t st = encode(encode_tiled, &args->q_map, dtype, map_of_q(*args), 2, 64, "q", err);
+    attn_status_t st = encode(encode_tiled, &args->q_map, dtype, kernel, map_of_q(*args), 2, 64, "q", err);
     if (st == ATTN_OK) {
-        st = encode(encode_tiled, &args->k_map, dtype, map_of_kv(*args, args->own.k, args->layout.k_stride), 1, keys,
-                    "k", err);
+        st = encode(encode_tiled, &args->k_map, dtype, kernel, map_of_kv(*args, args->own.k, args->layout.k_stride), 1,
+                    kernel.keys, "k", err);
     }
     if (st == ATTN_OK) {
-        st = encode(encode_tiled, &args->v_map, dtype, map_of_kv(*args, args->own.v, args->layout.v_stride), 1, keys,
-                    "v", err);
+        st = encode(encode_tiled, &args->v_map, dtype, kernel, map_of_kv(*args, args->own.v, args->layout.v_stride), 1,
+                    kernel.keys, "v", err);
     }
     return st;
 }
 
 // Maps of arenas, which serve all problems that `args` is one of. Its strides from row to row become the arenas': they
 // were anything if it has a single row.
-attn_status_t fill_arena_maps(EncodeTiled encode_tiled, attn_dtype_t dtype, int keys, const attn_sm90_arenas_t &arenas,
-                              ProblemArgs *args, attn_error_t *err)
+attn_status_t fill_arena_maps(EncodeTiled encode_tiled, attn_dtype_t dtype, const Kernel &kernel,
+                              const attn_sm90_arenas_t &arenas, ProblemArgs *args, attn_error_t *err)
 {
     Layout &l = args->layout;
-    attn_status_t st = encode(encode_tiled, &args->q_map, dtype, map_of_q_arena(l, arenas.q), 2, 64, "q", err);
+    attn_status_t st = encode(encode_tiled, &args->q_map, dtype, kernel, map_of_q_arena(l, arenas.q), 2, 64, "q", err);
     if (st == ATTN_OK) {
-        st = encode(encode_tiled, &args->k_map, dtype, map_of_kv_arena(l, arenas.k, l.k_stride), 1, keys, "k", err);
+        st = encode(encode_tiled, &args->k_map, dtype, kernel, map_of_kv_arena(l, arenas.k, l.k_stride), 1, kernel.keys,
+                    "k", err);
     }
     if (st == ATTN_OK) {
-        st = encode(encode_tiled, &args->v_map, dtype, map_of_kv_arena(l, arenas.v, l.v_stride), 1, keys, "v", err);
+        st = encode(encode_tiled, &args->v_map, dtype, kernel, map_of_kv_arena(l, arenas.v, l.v_stride), 1, kernel.keys,
+                    "v", err);
     }
     if (st == ATTN_OK) {
         l.q_stride.s = arenas.q.stride / 2;
@@ -352,7 +356,7 @@ attn_status_t fill_inline(Launch *launch, attn_error_t *err)
     launch->args.place = kInline;
     for (uint32_t i = 0; st == ATTN_OK && i < launch->work.count; ++i) {
         fill(launch->work.config, problem_at(*launch, i), &launch->args.problem[i]);
-        st = fill_maps(encode_tiled, launch->work.config.dtype, launch->kernel->keys, &launch->args.problem[i], err);
+        st = fill_maps(encode_tiled, launch->work.config.dtype, *launch->kernel, &launch->args.problem[i], err);
     }
     return st;
 }
@@ -380,16 +384,16 @@ attn_status_t fill_first(Launch *launch, attn_error_t *err)
         return st;
     }
     const attn_dtype_t dtype = launch->work.config.dtype;
-    const int keys = launch->kernel->keys;
+    const Kernel &kernel = *launch->kernel;
     fill(launch->work.config, problem_at(*launch, 0), &args.problem[0]);
     attn_sm90_arenas_t arenas;
     attn_error_t no_arena_maps; // no error: problems get maps of their own
     if (attn_sm90_arenas_find(&launch->work, &arenas) &&
-        fill_arena_maps(encode_tiled, dtype, keys, arenas, &args.problem[0], &no_arena_maps) == ATTN_OK) {
+        fill_arena_maps(encode_tiled, dtype, kernel, arenas, &args.problem[0], &no_arena_maps) == ATTN_OK) {
         args.has_arenas = 1;
         return ATTN_OK;
     }
-    return fill_maps(encode_tiled, dtype, keys, &args.problem[0], err);
+    return fill_maps(encode_tiled, dtype, kernel, &args.problem[0], err);
 }
 
 // Lists the problems in the parameters, if they can be. True when they are.

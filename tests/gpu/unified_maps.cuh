@@ -2,26 +2,28 @@
 #ifndef ATTN_TESTS_UNIFIED_MAPS_CUH
 #define ATTN_TESTS_UNIFIED_MAPS_CUH
 
+#include "kernels.cuh"
 #include "maps.cuh"
 #include "unified_exact.cuh"
 
 template <int kRank>
 static bool map_is_drivers(decltype(&cuTensorMapEncodeTiled) encode_tiled, const CUtensorMap &made, attn_dtype_t dtype,
-                           const attn_sm90::MapShape<kRank> &shape, int rows_at, uint32_t box_rows)
+                           const attn_sm90::Kernel &kernel, const attn_sm90::MapShape<kRank> &shape, int rows_at,
+                           int box_rows)
 {
     CUtensorMap map;
     cuuint64_t extent[kRank];
     cuuint32_t box[kRank], step[kRank];
     for (int i = 0; i < kRank; ++i) {
         extent[i] = shape.extent[i];
-        box[i] = i == 0 ? 64 : (i == rows_at ? box_rows : 1);
+        box[i] = static_cast<cuuint32_t>(i == 0 ? kernel.column : (i == rows_at ? box_rows : 1));
         step[i] = 1;
     }
-    const CUresult rc =
-        encode_tiled(&map, dtype == kF16 ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16 : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, kRank,
-                     const_cast<void *>(shape.base), extent, reinterpret_cast<const cuuint64_t *>(shape.stride), box,
-                     step, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
-                     CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+    const CUresult rc = encode_tiled(
+        &map, dtype == kF16 ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16 : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, kRank,
+        const_cast<void *>(shape.base), extent, reinterpret_cast<const cuuint64_t *>(shape.stride), box, step,
+        CU_TENSOR_MAP_INTERLEAVE_NONE, kernel.column == 64 ? CU_TENSOR_MAP_SWIZZLE_128B : CU_TENSOR_MAP_SWIZZLE_64B,
+        CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
     uint64_t a[sizeof(map) / 8], b[sizeof(map) / 8];
     memcpy(a, &map, sizeof(map));
     memcpy(b, &made, sizeof(map));
@@ -31,8 +33,9 @@ static bool map_is_drivers(decltype(&cuTensorMapEncodeTiled) encode_tiled, const
     return rc == CUDA_SUCCESS && memcmp(a, b, sizeof(map)) == 0;
 }
 
-// Groups of one, two and more parcels, their layouts mixed; some without keys, some of one row, head or batch.
-static void test_maps()
+// Groups of one, two and more parcels, their layouts mixed; some without keys, some of one row, head or batch. Head
+// dims are up to `head_dim`, and `kernel` is one of theirs.
+static void test_maps_of(uint32_t head_dim, const attn_sm90::Kernel &kernel)
 {
     static attn_problem_t problems[kGroupMax];
     static attn_sm90::ProblemArgs made[kGroupMax];
@@ -43,7 +46,7 @@ static void test_maps()
     const auto encode_tiled = reinterpret_cast<decltype(&cuTensorMapEncodeTiled)>(symbol);
     uint32_t state = 77;
     for (uint32_t count : counts) {
-        const Case like = case_of(count & 1 ? kF16 : kBf16, true, 1, 1, 1, 128, 1, 1);
+        const Case like = case_of(count & 1 ? kF16 : kBf16, true, 1, 1, 1, head_dim, 1, 1);
         pool_used = 0;
         for (uint32_t i = 0; i < count; ++i) {
             Case c = like;
@@ -52,7 +55,7 @@ static void test_maps()
             c.batch = 1 + next_random(&state) % 2;
             c.h_kv = 1 + next_random(&state) % 2;
             c.h_q = c.h_kv * (1 + next_random(&state) % 2);
-            c.d = 128 - 8 * (next_random(&state) % 4);
+            c.d = head_dim - 8 * (next_random(&state) % 4);
             c.layout = static_cast<Layout>(next_random(&state) % 3);
             c.lse = false;
             problems[i] = instance_make(c, 1).problem;
@@ -72,14 +75,21 @@ static void test_maps()
                         p.layout.k_stride.h == problems[j].k.stride_h;
             }
             expect(same == 1, "uploaded problem %u of %u is %u of those that were sent", i, count, same);
-            expect(
-                map_is_drivers(encode_tiled, p.q_map, like.dtype, map_of_q(p), 2, 64) &&
-                    map_is_drivers(encode_tiled, p.k_map, like.dtype, map_of_kv(p, p.own.k, p.layout.k_stride), 1,
-                                   128) &&
-                    map_is_drivers(encode_tiled, p.v_map, like.dtype, map_of_kv(p, p.own.v, p.layout.v_stride), 1, 128),
-                "maps of uploaded problem %u of %u are not the driver's", i, count);
+            expect(map_is_drivers(encode_tiled, p.q_map, like.dtype, kernel, map_of_q(p), 2, 64) &&
+                       map_is_drivers(encode_tiled, p.k_map, like.dtype, kernel,
+                                      map_of_kv(p, p.own.k, p.layout.k_stride), 1, kernel.keys) &&
+                       map_is_drivers(encode_tiled, p.v_map, like.dtype, kernel,
+                                      map_of_kv(p, p.own.v, p.layout.v_stride), 1, kernel.keys),
+                   "maps of uploaded problem %u of %u (D = %u) are not the driver's", i, count, head_dim);
         }
     }
+}
+
+// Classes whose columns are 64 and 32 elements wide.
+static void test_maps()
+{
+    test_maps_of(128, *attn_sm90::kernels_bf16_d128());
+    test_maps_of(96, *attn_sm90::kernels_bf16_d96());
 }
 
 #endif

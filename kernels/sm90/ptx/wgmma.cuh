@@ -1,7 +1,7 @@
 // ptx/wgmma.cuh: warp-group matrix products m64nNk16, fp32 accumulators, one instruction per wrapper.
 // WgmmaSs: D[64xN] (+)= A * B^T with A and B K-major in shared memory. WgmmaRs: A in registers, B MN-major in
-// shared memory. All operands in 128-byte swizzle. Accumulator element (row, col) of thread t of the warp group:
-// row = 16*(t/32) + (t%32)/4 + 8*r, col = 8*j + 2*(t%4) + e at index 4*j + 2*r + e.
+// shared memory. All operands swizzled over 64 or 128 bytes. Accumulator element (row, col) of thread t of the warp
+// group: row = 16*(t/32) + (t%32)/4 + 8*r, col = 8*j + 2*(t%4) + e at index 4*j + 2*r + e.
 // https://docs.nvidia.com/cuda/parallel-thread-execution/#asynchronous-warpgroup-level-matrix-instructions
 #ifndef ATTN_SM90_PTX_WGMMA_CUH
 #define ATTN_SM90_PTX_WGMMA_CUH
@@ -48,13 +48,15 @@ template <int kCount> __device__ __forceinline__ void hold(uint32_t (&r)[kCount]
     }
 }
 
-// Shared-memory matrix descriptor, 128-byte swizzle: groups of 8 rows of 128 bytes are 1024 bytes apart.
-// `leading` is the distance in bytes of 64-element columns of an MN-major operand (ignored when K-major).
+// Shared-memory matrix descriptor, kRowBytes-byte swizzle: groups of 8 rows of kRowBytes follow each other. `leading`
+// is the distance in bytes of columns, one row wide, of an MN-major operand (ignored when K-major).
 // #asynchronous-warpgroup-level-matrix-shared-memory-layout-matrix-descriptor
-__device__ __forceinline__ uint64_t matrix_descriptor(uint32_t address, uint32_t leading)
+template <int kRowBytes> __device__ __forceinline__ uint64_t matrix_descriptor(uint32_t address, uint32_t leading)
 {
-    return (static_cast<uint64_t>(1) << 62) | (static_cast<uint64_t>(1024 >> 4) << 32) |
-           (static_cast<uint64_t>(leading >> 4) << 16) | ((address & 0x3FFFF) >> 4);
+    static_assert(kRowBytes == 128 || kRowBytes == 64, "swizzles that are used");
+    constexpr uint64_t kSwizzle = kRowBytes == 128 ? 1 : 2, kGroupBytes = 8 * kRowBytes;
+    return kSwizzle << 62 | kGroupBytes >> 4 << 32 | static_cast<uint64_t>(leading >> 4) << 16 |
+           ((address & 0x3FFFF) >> 4);
 }
 
 template <class E, int kN> struct WgmmaSs;
