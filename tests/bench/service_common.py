@@ -1,6 +1,5 @@
 """What the service benchmarks share: bodies, servers under test, the load client. Only the standard library, so that it runs
 wherever the portable binaries were carried to."""
-import contextlib
 import http.client
 import json
 import os
@@ -104,43 +103,14 @@ def first_answer(server, path, body):
         server.has_answered = True
 
 
-@contextlib.contextmanager
-def apart(pid, cores_least=16):
-    """A process and its children on one half of the cores, what is started meanwhile on the other, where there are many.
-    For measurements of one caller: without, the life of a process decided on a virtual machine of 16 cores where its
-    spinning threads stood, and some of these places made every hop slower (the ring 60 us instead of 32 in 7 of 10
-    starts, and in none of 10 so). Whoever has chosen cores already keeps them."""
-    cores = sorted(os.sched_getaffinity(0))
-    if len(cores) < cores_least or len(cores) < os.cpu_count():
-        yield
-        return
-    half = len(cores) // 2
-    _place(pid, cores[:half])
-    os.sched_setaffinity(0, cores[half:])
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(0, cores)
-        _place(pid, cores)
-
-
-def _place(pid, cores):
-    for p in _tree(pid):
-        with contextlib.suppress(FileNotFoundError):
-            for thread in os.listdir(f"/proc/{p}/task"):
-                with contextlib.suppress(ProcessLookupError):
-                    os.sched_setaffinity(int(thread), cores)
-
-
 def load(binary, server, path, body, connections, seconds, warmup=0.5, flags=()):
     first_answer(server, path, body)
     # One thread of the client is the limit from about 20,000 requests/s of 320 KiB on.
     threads = max(1, min(4, connections // 4, (os.cpu_count() or 1) // 4))
-    with apart(server.process.pid) if connections == 1 else contextlib.nullcontext():
-        done = subprocess.run([str(binary), "--port", str(server.port), "--path", path, "--body", str(body), "--type", "application/safetensors",
-                               "--connections", str(connections), "--threads", str(threads), "--seconds", str(seconds), "--warmup", str(warmup),
-                               *flags],
-                              capture_output=True, text=True, timeout=seconds + warmup + 60)
+    done = subprocess.run([str(binary), "--port", str(server.port), "--path", path, "--body", str(body), "--type", "application/safetensors",
+                           "--connections", str(connections), "--threads", str(threads), "--seconds", str(seconds), "--warmup", str(warmup),
+                           *flags],
+                          capture_output=True, text=True, timeout=seconds + warmup + 60)
     if done.returncode != 0:
         raise SystemExit(f"http_load failed: {done.stdout}{done.stderr}")
     result = json.loads(done.stdout)

@@ -52,10 +52,9 @@ def main():
         server = common.attnd(options.tree / "bin", "--devices", options.devices, "--socket", sock, *spin)
 
         def measure(door, shape, depth=1):
-            with common.apart(server.process.pid):
-                done = subprocess.run([options.tree / "bin/attnctl", "bench", "--socket", sock, "--door", door, "--shape", shape, "--dtype", "fp16",
-                                       "--seconds", str(options.seconds), "--warmup-seconds", "1", "--depth", str(depth), "--json", *(["--spin-us", SPIN_US] if gpu else [])],
-                                      capture_output=True, text=True, timeout=60 + options.seconds)
+            done = subprocess.run([options.tree / "bin/attnctl", "bench", "--socket", sock, "--door", door, "--shape", shape, "--dtype", "fp16",
+                                   "--seconds", str(options.seconds), "--warmup-seconds", "1", "--depth", str(depth), "--json", *(["--spin-us", SPIN_US] if gpu else [])],
+                                  capture_output=True, text=True, timeout=60 + options.seconds)
             if done.returncode != 0:
                 raise SystemExit(f"{door} {shape}: {done.stdout}{done.stderr}")
             total = json.loads(done.stdout)["runs"][0]["total"]
