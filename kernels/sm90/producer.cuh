@@ -258,8 +258,9 @@ template <class T> __device__ __forceinline__ void schedule(typename T::Shared &
 }
 
 // The load warp.
-template <class T> __device__ __forceinline__ void produce(typename T::Shared &sm, const GroupArgs &args)
+template <class T> __device__ __forceinline__ void produce(typename T::Shared &sm)
 {
+    grid_wait(); // where launched early: for inputs that are being fetched
     Producer<T> io{sm, {}, {}, {}, (threadIdx.x & 31) == 0};
     Ring<kTileSlots> slot;
     Ring<kTilesAhead> wanted;

@@ -21,12 +21,15 @@ template <class T> __global__ void __launch_bounds__(T::kThreads, 1) unified(con
         tma_prefetch_map(&args.problem[0].k_map);
         tma_prefetch_map(&args.problem[0].v_map);
     }
-    grid_wait(); // where launched early: for the upload of the problems, or for inputs
+    // Launched early: all wait for the problems where they are uploaded, and for inputs only who loads them (produce()).
+    if (args.place == kUploaded) {
+        grid_wait();
+    }
     __syncthreads();
     if (threadIdx.x < kWarpGroup) {
         registers_drop<T::kTile.producer_registers>();
         if (threadIdx.x < 32) {
-            produce<T>(sm, args);
+            produce<T>(sm);
         } else if (threadIdx.x < 64) {
             schedule<T>(sm, args);
         }
