@@ -28,7 +28,7 @@ typedef struct attn_cuda_move {
     size_t bytes;
 } attn_cuda_move_t;
 /* When it ran, in nanoseconds of the GPU's clock, for whoever cannot put an event behind it. */
-enum { ATTN_CUDA_GATHER_BLOCKS = 24 };
+enum { ATTN_CUDA_GATHER_BLOCKS = 264 }; /* two for each multiprocessor */
 typedef struct attn_cuda_gather_times {
     uint64_t began;
     uint64_t ended[ATTN_CUDA_GATHER_BLOCKS]; /* of these, `blocks` are written */

@@ -10,10 +10,8 @@ namespace {
 // time by the kilobyte.
 constexpr uint32_t kFewMoves = 4, kManyMoves = 100;
 constexpr int kThreads = 256;
-// Bytes that a block moves at a time. ATTN_CUDA_GATHER_BLOCKS of them, 96 KiB, are under way: as many as the link needs
-// to be busy, and no more, because the commands of the launch that follows come over the link too, behind them (H100,
-// 192 KiB: with all of it under way that launch began 9 us after the fetch, with 96 KiB 8, with 64 KiB 6.5; the fetch
-// took 10.2 us with 96 KiB and more, 10.5 with 64, 12 with 48).
+// Bytes that a block moves at a time. Small, so that the 192 KiB of a tiny request are read by 48 multiprocessors: each
+// has only so many reads under way over PCIe.
 constexpr size_t kChunk = kThreads * 16;
 
 template <uint32_t kMoves> struct Moves {
