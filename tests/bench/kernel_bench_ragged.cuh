@@ -37,6 +37,7 @@ static const Mix mixes[] = {
     {"32 chunks of 64-512", kChunks, 32, 64, 512, 32, 8, 128},
     {"100 of 64-2048", kLogUniform, 100, 64, 2048, 32, 8, 128},
     {"64 of 16-256", kLogUniform, 64, 16, 256, 32, 8, 128},
+    {"256 of 16-256", kLogUniform, 256, 16, 256, 32, 8, 128},
     {"7 of 512-4096", kLogUniform, 7, 512, 4096, 32, 8, 128},
     {"32 of 64-4096", kLogUniform, 32, 64, 4096, 32, 8, 64},
     {"8 equal of 512", kEqual, 8, 512, 512, 32, 8, 128},
