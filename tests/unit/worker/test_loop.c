@@ -16,8 +16,8 @@ enum { FEW = 8, MANY = 40 };
 struct attn_engine {
     attn_engine_queue_t queue;
     uint32_t jobs, ended, wants, pieces, idled;
-    /* A group ends with its `steps`-th step. A step is made in poll(): when the thread has slept since the last one, or,
-     * of an urgent engine, by the way. */
+    /* A group ends with its `steps`-th step. A step is made in poll(): when the thread has slept since the last one,
+     * or, of an urgent engine, by the way. */
     uint32_t steps, made, naps;
     bool urgent;
     long sleeps; /* of this thread so far */
