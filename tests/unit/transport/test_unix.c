@@ -92,7 +92,7 @@ typedef struct client {
     uint64_t count;
 } client_t;
 
-enum { S = 8, H = 2, D = 32, TENSOR = S * H * D };
+enum { S = 8, H = 2, D = 32, TENSOR = S * H * D, RING_ENTRIES = 16 };
 
 static void *map_of(int fd, uint64_t bytes)
 {
@@ -125,7 +125,7 @@ static client_t client_open(void)
     client.region = answer->region_registered->id;
     client.memory = map_of(fds[0], answer->region_registered->bytes);
     attn__v1__socket_answer__free_unpacked(answer, NULL);
-    ring.entries = 16;
+    ring.entries = RING_ENTRIES;
     request.what_case = ATTN__V1__SOCKET_REQUEST__WHAT_OPEN_RING;
     request.open_ring = &ring;
     answer = ask(client.fd, &request, fds);
@@ -177,8 +177,8 @@ static void reap(client_t *client)
     atomic_store_explicit(&ring->complete_head, client->count, memory_order_release);
 }
 
-/* Submits 2000 requests one by one, then as many with up to 8 in flight. */
-static void run_many(client_t *client)
+/* Submits 2000 requests one by one, then as many with up to `most` in flight. */
+static void run_many(client_t *client, int most)
 {
     for (int i = 0; i < 2000; i++) {
         submit(client);
@@ -186,7 +186,7 @@ static void run_many(client_t *client)
     }
     for (int i = 0; i < 2000; i++) {
         submit(client);
-        if (i % 8 == 7) {
+        if (i % most == most - 1) {
             reap(client);
         }
     }
@@ -202,9 +202,10 @@ START_TEST(the_hot_path_allocates_nothing)
         client.memory[2 * TENSOR + i] = (float)(i % D); /* v: every row the same */
         client.memory[3 * TENSOR + i] = -1;
     }
-    run_many(&client); /* series of metrics, room for groups of each size and the like are made on first use */
+    /* Series of metrics, room for groups and the like are made on first use: larger groups first than later. */
+    run_many(&client, RING_ENTRIES);
     allocations_count(true);
-    run_many(&client);
+    run_many(&client, RING_ENTRIES / 2);
     allocations_count(false);
     ck_assert_uint_eq(allocations_here(), 0);
     ck_assert_uint_eq(allocations_there(), 0);
