@@ -136,15 +136,12 @@ def median(values):
 
 def tree_cpu_seconds(pid):
     """CPU time of a process and its children."""
+    pids = [pid] + [int(p) for p in os.listdir("/proc") if p.isdigit() and _parent(p) == pid]
     total = 0
-    for p in _tree(pid):
+    for p in pids:
         fields = Path(f"/proc/{p}/stat").read_text().rsplit(")", 1)[1].split()
         total += int(fields[11]) + int(fields[12])
     return total / os.sysconf("SC_CLK_TCK")
-
-
-def _tree(pid):
-    return [pid] + [int(p) for p in os.listdir("/proc") if p.isdigit() and _parent(p) == pid]
 
 
 def _parent(pid):
