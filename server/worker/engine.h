@@ -126,9 +126,9 @@ typedef struct attn_engine_ops {
     /* Whether poll() has something to hand to the device within tens of microseconds: a worker that may spin does not
      * sleep then. May be NULL. */
     bool (*urgent)(const attn_engine_t *engine);
-    /* One piece of background work (pinning, prefaulting) of at most about 3 ms; returns whether there is more. Called
-     * when the worker has had nothing to do for a while, after a group that wanted it, and now and then when there is
-     * no end of work. May be NULL. */
+    /* One piece of background work (pinning, prefaulting, freeing) of at most about 3 ms, if now is the time for it;
+     * returns whether there is more. Called when the worker has had nothing to do for a while, and after a group that
+     * wanted it. May be NULL. */
     bool (*idle)(attn_engine_t *engine);
     attn_client_memory_ops_t client_memory; /* not on the main thread */
 } attn_engine_ops_t;

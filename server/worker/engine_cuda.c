@@ -29,6 +29,8 @@ static void cuda_close(attn_engine_t *engine)
     cudaDeviceSynchronize();
     for (uint32_t i = 0; i < ATTN_WIRE_GROUPS; i++)
         attn_cuda_flight_close(&engine->flight[i]);
+    while (attn_cuda_outgrown_free(engine))
+        ;
     attn_cuda_bulk_close(&engine->bulk);
     attn_cuda_ranges_close(engine);
     attn_cuda_ranges_destroy(engine->ranges);
@@ -60,7 +62,7 @@ static attn_status_t streams_open(attn_engine_t *engine, attn_error_t *err)
     if (status == ATTN_OK)
         status = attn_cuda_workspace(engine, ATTN_WORKSPACE_ZEROED, err);
     for (uint32_t i = 0; i < ATTN_WIRE_GROUPS && status == ATTN_OK; i++)
-        status = attn_cuda_flight_open(&engine->flight[i], err);
+        status = attn_cuda_flight_open(engine, &engine->flight[i], err);
     if (status == ATTN_OK)
         status = attn_cuda_slab(engine, &engine->flight[0], 1, err);
     return status;
@@ -193,6 +195,7 @@ static attn_engine_group_t *flight_end(attn_engine_t *engine, attn_cuda_flight_t
     }
     if (engine->annotate)
         attn_cuda_nvtx_end(flight->range);
+    group->result.idle_wanted |= engine->outgrown_count > 0;
     flight->group = NULL;
     return group;
 }
@@ -221,8 +224,15 @@ static bool cuda_urgent(const attn_engine_t *engine)
     return attn_cuda_bulk_waits(&engine->bulk);
 }
 
+/* Pinning holds up everybody's launches: beside groups only what they have met. */
 static bool cuda_idle(attn_engine_t *engine)
 {
+    if (!attn_cuda_idle(engine))
+        return attn_cuda_ranges_wanted(engine) ? attn_cuda_ranges_pin(engine) : true;
+    if (engine->outgrown_count > 0) {
+        attn_cuda_outgrown_free(engine);
+        return true;
+    }
     return attn_cuda_ranges_pin(engine);
 }
 

@@ -36,6 +36,14 @@ typedef struct attn_cuda_ranges {
     uint32_t count, room;
 } attn_cuda_ranges_t;
 
+/* Memory that something larger has taken the place of. cudaFree() and cudaFreeHost() wait for all that the device has
+ * been given, 10 to 20 ms with eight large requests under way: so that is put off until it has nothing. */
+enum { ATTN_CUDA_OUTGROWN = 64 };
+typedef struct attn_cuda_outgrown {
+    void *memory;
+    bool host;
+} attn_cuda_outgrown_t;
+
 typedef struct attn_cuda_nvml attn_cuda_nvml_t;
 
 /* Slices of one large request: while one is computed, the next is copied in and the last copied out. */
@@ -158,6 +166,8 @@ struct attn_engine {
     char *workspace;            /* device; its first ATTN_WORKSPACE_ZEROED bytes are zero between launches, which follow
                                    each other on one stream */
     uint64_t workspace_bytes;
+    attn_cuda_outgrown_t outgrown[ATTN_CUDA_OUTGROWN];
+    uint32_t outgrown_count;
 
     attn_cuda_flight_t flight[ATTN_WIRE_GROUPS];
     attn_engine_queue_t order; /* small groups in hand, and what is waited for in submit() */
@@ -196,7 +206,7 @@ uint32_t attn_cuda_slices(const attn_engine_request_t *request, const attn_addre
                           attn_cuda_slice_t ret[ATTN_CUDA_SLICES]);
 
 /* engine_cuda_flight.c: groups that overlap with others. */
-attn_status_t attn_cuda_flight_open(attn_cuda_flight_t *flight, attn_error_t *err);
+attn_status_t attn_cuda_flight_open(attn_engine_t *engine, attn_cuda_flight_t *flight, attn_error_t *err);
 void attn_cuda_flight_close(attn_cuda_flight_t *flight);
 /* Queues all of the group. After an error, work may be on the streams. */
 attn_status_t attn_cuda_flight_queue(attn_engine_t *engine, attn_cuda_flight_t *flight, attn_error_t *err);
@@ -236,6 +246,8 @@ double attn_cuda_elapsed_us(cudaEvent_t from, cudaEvent_t to);
 /* engine_cuda_memory.c */
 void attn_cuda_ranges_open(attn_engine_t *engine); /* the arenas, with a first extent of each pinned; never fails */
 void attn_cuda_ranges_close(attn_engine_t *engine);
+bool attn_cuda_ranges_wanted(
+    const attn_engine_t *engine);                 /* whether a copy has met memory that is still to be pinned */
 bool attn_cuda_ranges_pin(attn_engine_t *engine); /* one more piece; whether there is more */
 /* Where the GPU reads and writes `bytes` of host memory directly; NULL when they are not all pinned. */
 void *attn_cuda_direct(const attn_engine_t *engine, const void *host, uint64_t bytes);
@@ -250,11 +262,14 @@ cudaError_t attn_cuda_moves_queue(attn_engine_t *engine, attn_cuda_moves_t *move
                                   cudaStream_t stream, attn_engine_result_t *result);
 /* How many of `left` bytes from `host` on are the next piece: it ends where a registration may end. */
 uint64_t attn_cuda_piece_bytes(const attn_engine_t *engine, const void *host, uint64_t left);
-/* engine_cuda_memory.c: each makes at least `bytes` available; contents are lost. */
+/* engine_cuda_memory.c: each makes at least `bytes` available; contents are lost. What is outgrown stays as it is for
+ * the work that has been queued, until outgrown_free(). */
 attn_status_t attn_cuda_slab(attn_engine_t *engine, attn_cuda_flight_t *flight, uint64_t bytes, attn_error_t *err);
 attn_status_t attn_cuda_workspace(attn_engine_t *engine, uint64_t bytes, attn_error_t *err);
-attn_status_t attn_cuda_bulk_workspace(attn_cuda_bulk_t *bulk, uint64_t bytes, attn_error_t *err);
-attn_status_t attn_cuda_staging(attn_cuda_flight_t *flight, uint64_t bytes, attn_error_t *err);
+attn_status_t attn_cuda_bulk_workspace(attn_engine_t *engine, uint64_t bytes, attn_error_t *err);
+attn_status_t attn_cuda_staging(attn_engine_t *engine, attn_cuda_flight_t *flight, uint64_t bytes, attn_error_t *err);
+/* Frees one of what was outgrown, and waits for the device; whether there is more. */
+bool attn_cuda_outgrown_free(attn_engine_t *engine);
 
 /* engine_cuda_ranges.c */
 attn_status_t attn_cuda_ranges_create(attn_cuda_ranges_t **ret, attn_error_t *err);

@@ -157,7 +157,7 @@ static attn_status_t workspace_make(alone_t *alone)
     alone->staging_bytes = (size.host + 255) / 256 * 256;
     attn_status_t status = attn_cuda_workspace(engine, size.device, alone->err);
     if (status == ATTN_OK && size.host > 0)
-        status = attn_cuda_staging(alone->flight, alone->staging_bytes * ATTN_CUDA_ROUNDS, alone->err);
+        status = attn_cuda_staging(engine, alone->flight, alone->staging_bytes * ATTN_CUDA_ROUNDS, alone->err);
     alone->exec = (attn_exec_t){.device = &engine->device,
                                 .stream = engine->compute,
                                 .workspace = engine->workspace,

@@ -31,7 +31,7 @@ double attn_cuda_elapsed_us(cudaEvent_t from, cudaEvent_t to)
     return cudaEventElapsedTime(&ms, from, to) == cudaSuccess && ms > 0 ? (double)ms * 1000 : 0;
 }
 
-attn_status_t attn_cuda_flight_open(attn_cuda_flight_t *flight, attn_error_t *err)
+attn_status_t attn_cuda_flight_open(attn_engine_t *engine, attn_cuda_flight_t *flight, attn_error_t *err)
 {
     /* None of them for a thread to block on (cudaEventBlockingSync): each record of such a one is an interrupt, which
      * falls on whatever thread has that core. */
@@ -49,7 +49,7 @@ attn_status_t attn_cuda_flight_open(attn_cuda_flight_t *flight, attn_error_t *er
         rc = cudaHostAlloc((void **)&flight->fetch.times, sizeof *flight->fetch.times, cudaHostAllocDefault);
     if (rc != cudaSuccess)
         return attn_cuda_error(err, (int)rc, "events cannot be made");
-    return attn_cuda_staging(flight, 1, err);
+    return attn_cuda_staging(engine, flight, 1, err);
 }
 
 void attn_cuda_flight_close(attn_cuda_flight_t *flight)
@@ -188,10 +188,10 @@ static attn_status_t workspace_make(queue_t *queue)
         most.host = size.host > most.host ? size.host : most.host;
     }
     flight->launch_staging = (most.host + 255) / 256 * 256;
-    attn_status_t status = flight->large ? attn_cuda_bulk_workspace(&engine->bulk, most.device, queue->err)
+    attn_status_t status = flight->large ? attn_cuda_bulk_workspace(engine, most.device, queue->err)
                                          : attn_cuda_workspace(engine, most.device, queue->err);
     if (status == ATTN_OK && most.host > 0)
-        status = attn_cuda_staging(flight, flight->launch_staging * flight->slices, queue->err);
+        status = attn_cuda_staging(engine, flight, flight->launch_staging * flight->slices, queue->err);
     flight->exec = (attn_exec_t){.device = &engine->device,
                                  .stream = flight->large ? engine->bulk.compute : engine->compute,
                                  .workspace = engine->workspace,

@@ -47,6 +47,11 @@ static bool wanted(const attn_cuda_range_t *arena)
     return !arena->closed && arena->pinned < arena->reach;
 }
 
+bool attn_cuda_ranges_wanted(const attn_engine_t *engine)
+{
+    return wanted(&engine->input) || wanted(&engine->output);
+}
+
 /* First what groups have met, then both alike. */
 bool attn_cuda_ranges_pin(attn_engine_t *engine)
 {
@@ -72,15 +77,60 @@ void *attn_cuda_direct(const attn_engine_t *engine, const void *host, uint64_t b
     return there;
 }
 
-static attn_status_t device_alloc(char **at, uint64_t *at_bytes, uint64_t bytes, const char *what, attn_error_t *err)
+/* ---- device memory, and staging ---- */
+
+static void give_up(attn_engine_t *engine, void *memory, bool host)
 {
-    cudaFree(*at); /* first: there may not be room for both */
+    if (!memory)
+        return;
+    while (engine->outgrown_count == ATTN_CUDA_OUTGROWN)
+        attn_cuda_outgrown_free(engine);
+    engine->outgrown[engine->outgrown_count++] = (attn_cuda_outgrown_t){memory, host};
+}
+
+bool attn_cuda_outgrown_free(attn_engine_t *engine)
+{
+    if (engine->outgrown_count == 0)
+        return false;
+    const attn_cuda_outgrown_t *last = &engine->outgrown[--engine->outgrown_count];
+    if (last->host)
+        cudaFreeHost(last->memory);
+    else
+        cudaFree(last->memory);
+    return engine->outgrown_count > 0;
+}
+
+/* What is kept for later is worth less than a group that has no room now. */
+static void spare_free(attn_engine_t *engine)
+{
+    for (uint32_t i = 0; i < ATTN_WIRE_GROUPS; i++)
+        if (!engine->flight[i].group) {
+            give_up(engine, engine->flight[i].slab, false);
+            engine->flight[i].slab = NULL;
+            engine->flight[i].slab_bytes = 0;
+        }
+    while (attn_cuda_outgrown_free(engine))
+        ;
+}
+
+/* `generous` bytes, or at least `bytes`. */
+static attn_status_t device_alloc(attn_engine_t *engine, char **at, uint64_t *at_bytes, uint64_t generous,
+                                  uint64_t bytes, const char *what, attn_error_t *err)
+{
+    give_up(engine, *at, false);
     *at = NULL;
     *at_bytes = 0;
     void *memory = NULL;
-    cudaError_t rc = cudaMalloc(&memory, bytes);
+    uint64_t got = generous;
+    cudaError_t rc = cudaMalloc(&memory, got);
     if (rc == cudaErrorMemoryAllocation) {
         cudaGetLastError(); /* not sticky */
+        spare_free(engine);
+        got = bytes;
+        rc = cudaMalloc(&memory, got);
+    }
+    if (rc == cudaErrorMemoryAllocation) {
+        cudaGetLastError();
         size_t free_bytes = 0, total = 0;
         if (cudaMemGetInfo(&free_bytes, &total) != cudaSuccess)
             free_bytes = 0;
@@ -91,7 +141,7 @@ static attn_status_t device_alloc(char **at, uint64_t *at_bytes, uint64_t bytes,
     if (rc != cudaSuccess)
         return attn_cuda_error(err, (int)rc, "device memory cannot be reserved");
     *at = memory;
-    *at_bytes = bytes;
+    *at_bytes = got;
     return ATTN_OK;
 }
 
@@ -106,54 +156,39 @@ attn_status_t attn_cuda_slab(attn_engine_t *engine, attn_cuda_flight_t *flight, 
     /* A quarter more than asked, so that requests which grow slowly do not reserve anew each time. */
     uint64_t generous =
         bytes < SLAB_FIRST ? SLAB_FIRST : (bytes + bytes / 4 + SLAB_FIRST - 1) / SLAB_FIRST * SLAB_FIRST;
-    attn_status_t status = device_alloc(&flight->slab, &flight->slab_bytes, generous, "tensors", NULL);
-    if (status == ATTN_ERR_NO_MEMORY) {
-        /* What other flights keep for later is worth less than this group. Freeing waits for the device. */
-        for (uint32_t i = 0; i < ATTN_WIRE_GROUPS; i++)
-            if (!engine->flight[i].group) {
-                cudaFree(engine->flight[i].slab);
-                engine->flight[i].slab = NULL;
-                engine->flight[i].slab_bytes = 0;
-            }
-        status = device_alloc(&flight->slab, &flight->slab_bytes, bytes, "tensors", err);
-    } else if (status != ATTN_OK) {
-        attn_error_set(err, status, "device memory cannot be reserved");
-    }
-    return status;
+    return device_alloc(engine, &flight->slab, &flight->slab_bytes, generous, bytes, "tensors", err);
 }
 
 /* Launches that still run use the old workspace. */
-static attn_status_t workspace_grow(char **at, uint64_t *at_bytes, cudaStream_t stream, uint64_t bytes,
-                                    attn_error_t *err)
+static attn_status_t workspace_grow(attn_engine_t *engine, char **at, uint64_t *at_bytes, cudaStream_t stream,
+                                    uint64_t bytes, attn_error_t *err)
 {
     if (bytes <= *at_bytes)
         return ATTN_OK;
-    cudaError_t rc = cudaStreamSynchronize(stream);
-    if (rc != cudaSuccess)
-        return attn_cuda_error(err, (int)rc, "the workspace cannot grow");
-    attn_status_t status =
-        device_alloc(at, at_bytes, (bytes + WORKSPACE_STEP - 1) / WORKSPACE_STEP * WORKSPACE_STEP, "workspace", err);
+    uint64_t generous = (bytes + WORKSPACE_STEP - 1) / WORKSPACE_STEP * WORKSPACE_STEP;
+    attn_status_t status = device_alloc(engine, at, at_bytes, generous, bytes, "workspace", err);
     if (status != ATTN_OK)
         return status;
-    rc = cudaMemsetAsync(*at, 0, ATTN_WORKSPACE_ZEROED, stream);
+    cudaError_t rc = cudaMemsetAsync(*at, 0, ATTN_WORKSPACE_ZEROED, stream);
     return rc == cudaSuccess ? ATTN_OK : attn_cuda_error(err, (int)rc, "the workspace cannot be cleared");
 }
 
 attn_status_t attn_cuda_workspace(attn_engine_t *engine, uint64_t bytes, attn_error_t *err)
 {
-    return workspace_grow(&engine->workspace, &engine->workspace_bytes, engine->compute, bytes, err);
+    return workspace_grow(engine, &engine->workspace, &engine->workspace_bytes, engine->compute, bytes, err);
 }
 
-attn_status_t attn_cuda_bulk_workspace(attn_cuda_bulk_t *bulk, uint64_t bytes, attn_error_t *err)
+attn_status_t attn_cuda_bulk_workspace(attn_engine_t *engine, uint64_t bytes, attn_error_t *err)
 {
-    return workspace_grow(&bulk->workspace, &bulk->workspace_bytes, bulk->compute, bytes, err);
+    attn_cuda_bulk_t *bulk = &engine->bulk;
+    return workspace_grow(engine, &bulk->workspace, &bulk->workspace_bytes, bulk->compute, bytes, err);
 }
 
-attn_status_t attn_cuda_staging(attn_cuda_flight_t *flight, uint64_t bytes, attn_error_t *err)
+attn_status_t attn_cuda_staging(attn_engine_t *engine, attn_cuda_flight_t *flight, uint64_t bytes, attn_error_t *err)
 {
     if (bytes <= flight->staging_bytes)
         return ATTN_OK;
-    cudaFreeHost(flight->staging);
+    give_up(engine, flight->staging, true);
     flight->staging = NULL;
     flight->staging_bytes = 0;
     void *memory = NULL;

@@ -16,11 +16,10 @@
 
 /* The beat: often enough to tell a stopped process from a busy one, too rare to be seen in an idle one. A piece of
  * background work holds a job up for as long as it lasts, 3 ms for pinning 4 MiB on an H200: so it waits for QUIET_MS
- * without a job, or for so many groups that only one in a thousand meets it; and it rests for REST times as long as
- * each piece took, so that an arena of 8 GiB is pinned in about ten seconds with a quarter of a core. A group that has
- * met memory which is not pinned yet is the exception: copying 2.5 MiB of it holds everybody up for 0.3 ms each time,
- * and a piece follows at once. */
-enum { BEAT_MS = 500, QUIET_MS = 50, GROUPS_PER_IDLE = 1024, REST = 3 };
+ * without a job, and rests for REST times as long as each piece took, so that an arena of 8 GiB is pinned in about ten
+ * seconds with a quarter of a core. A group that has met memory which is not pinned yet is the exception: copying 2.5
+ * MiB of it holds everybody up for 0.3 ms each time, and a piece follows at once. */
+enum { BEAT_MS = 500, QUIET_MS = 50, REST = 3 };
 
 static void *heartbeat_main(void *arg)
 {
@@ -304,7 +303,7 @@ static void job_wait(attn_loop_t *loop, bool *idle_more)
 void attn_loop_run(attn_loop_t *loop)
 {
     bool idle_more = loop->ops->idle != NULL;
-    for (uint64_t groups = 0;;) {
+    for (;;) {
         groups_submit(loop);
         if (loop->under_way == 0) {
             if (!attn_ring_job_waiting(&loop->ring))
@@ -317,7 +316,7 @@ void attn_loop_run(attn_loop_t *loop)
         loop->under_way--;
         if (!group_done(loop, group->checkpoint_arg))
             return;
-        if ((++groups % GROUPS_PER_IDLE == 0 || group->result.idle_wanted) && idle_more)
+        if (group->result.idle_wanted && loop->ops->idle)
             idle_more = loop->ops->idle(loop->engine);
     }
 }

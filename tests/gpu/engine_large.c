@@ -112,7 +112,26 @@ static void was_right(const lone_t *lone, const char *how)
           "%s: %u launches, %g us", how, result->launches, result->kernel_us);
 }
 
-/* The bits of each alone, from all in flight at once, whole and in slices. */
+/* As if all that is kept between groups were too small for the next one. */
+static void all_too_small(attn_engine_t *engine)
+{
+    for (uint32_t i = 0; i < ALL; i++)
+        engine->flight[i].slab_bytes = engine->flight[i].staging_bytes = 0;
+    engine->workspace_bytes = engine->bulk.workspace_bytes = 0;
+}
+
+/* What was outgrown is kept while groups are under way, and freed after. */
+static void outgrown_go(attn_engine_t *engine, const char *how)
+{
+    size_t before, after, total;
+    check(engine->outgrown_count > ALL, "%s: %u outgrown", how, engine->outgrown_count);
+    check(cudaMemGetInfo(&before, &total) == cudaSuccess, "%s: no figures of memory", how);
+    while (engine->outgrown_count > 0)
+        attn_engine_cuda.idle(engine);
+    check(cudaMemGetInfo(&after, &total) == cudaSuccess && after > before, "%s: what is outgrown is not freed", how);
+}
+
+/* The bits of each alone, from all in flight at once, whole and in slices, and with places that grow under way. */
 static void bits_are_the_same(attn_engine_t *engine, uint64_t first, const char *where)
 {
     uint64_t bytes = out_used - first;
@@ -127,17 +146,24 @@ static void bits_are_the_same(attn_engine_t *engine, uint64_t first, const char 
     for (uint32_t round = 0; round < 4; round++) {
         snprintf(how, sizeof how, "%s, round %u", where, round);
         memset(output + first, 0x7b, bytes);
+        if (round == 3)
+            all_too_small(engine);
         for (uint32_t i = 0; i < ALL; i++) {
             _Static_assert(ALL % 5 != 0, "steps of a prime that does not divide their number reach all");
             uint32_t which = round % 2 ? ALL - 1 - i : (i * 5) % ALL;
             begin(engine, which, which < LARGE, round < 2 ? 1 : 1e3, UINT32_MAX);
         }
+        uint32_t outgrown = engine->outgrown_count;
+        if (round == 3)
+            check(attn_engine_cuda.idle(engine) && engine->outgrown_count == outgrown, "%s: freed under way", how);
         for (uint32_t i = 0; i < ALL; i++)
             poll_until(engine);
         for (uint32_t i = 0; i < ALL; i++)
             was_right(&lones[i], how);
         check(attn_engine_cuda.poll(engine) == NULL, "%s: a group too many", how);
         check(memcmp(output + first, expected, bytes) == 0, "%s: other bits than alone", how);
+        if (round == 3)
+            outgrown_go(engine, how);
     }
     free(expected);
 }
