@@ -178,6 +178,9 @@ static void cuda_submit(attn_engine_t *engine, attn_engine_group_t *group)
     if (status != ATTN_OK && (group->op == ATTN_OP_RUN || group->op == ATTN_OP_TRUTH))
         settle(engine, &group->result);
     attn_engine_queue_push(&engine->order, group);
+    /* Queueing many requests takes as long as the pieces that the device has. */
+    if (engine->bulk.count > 0)
+        attn_cuda_bulk_pump(engine);
 }
 
 /* What is left to do for a group that has ended. */

@@ -260,8 +260,6 @@ void attn_cuda_moves_add(attn_cuda_moves_t *moves, void *device, const void *hos
  * helpers and unpinned_bytes, and sets idle_wanted when some of these lie in an arena. */
 cudaError_t attn_cuda_moves_queue(attn_engine_t *engine, attn_cuda_moves_t *moves, bool in, attn_cuda_fetch_t *fetch,
                                   cudaStream_t stream, attn_engine_result_t *result);
-/* How many of `left` bytes from `host` on are the next piece: it ends where a registration may end. */
-uint64_t attn_cuda_piece_bytes(const attn_engine_t *engine, const void *host, uint64_t left);
 /* engine_cuda_memory.c: each makes at least `bytes` available; contents are lost. What is outgrown stays as it is for
  * the work that has been queued, until outgrown_free(). */
 attn_status_t attn_cuda_slab(attn_engine_t *engine, attn_cuda_flight_t *flight, uint64_t bytes, attn_error_t *err);

@@ -84,28 +84,38 @@ static uint32_t tensors_of(const attn_cuda_flight_t *flight, uint32_t slice, boo
     return flight->direct ? 0 : TENSORS_OUT;
 }
 
-/* The next piece of the slice at the cursor; false when all of the slice is queued. */
-static bool piece_find(const attn_engine_t *engine, attn_cuda_flight_t *flight, bool in, attn_cuda_pair_t *ret)
+/* Moves the cursor to the next tensor of its slice that has bytes to copy, which *ret becomes; false when all of the
+ * slice is queued. */
+static bool piece_left(attn_cuda_flight_t *flight, bool in, tensor_t *ret)
 {
     attn_cuda_cursor_t *cursor = in ? &flight->in : &flight->back;
     tensor_t tensor[TENSORS_IN];
     uint32_t count = tensors_of(flight, cursor->slice, in, tensor);
     for (; cursor->tensor < count; cursor->tensor++, cursor->done = 0) {
-        const tensor_t *t = &tensor[cursor->tensor];
-        if (!t->host || (flight->group->requests[0].on_device & t->bit) || cursor->done == t->span->bytes)
-            continue;
-        uint64_t at = t->span->offset + cursor->done;
-        char *host = (char *)(uintptr_t)t->host + at;
-        *ret = (attn_cuda_pair_t){.device = (char *)t->device + at,
-                                  .host = host,
-                                  .bytes = attn_cuda_piece_bytes(engine, host, t->span->bytes - cursor->done)};
-        return true;
+        *ret = tensor[cursor->tensor];
+        if (ret->host && !(flight->group->requests[0].on_device & ret->bit) && cursor->done < ret->span->bytes)
+            return true;
     }
     return false;
 }
 
-static attn_status_t piece_queue(attn_engine_t *engine, attn_cuda_flight_t *flight, const attn_cuda_pair_t *piece,
-                                 bool in, attn_error_t *err)
+/* Takes up to ATTN_CUDA_PIECE bytes of the slice at the cursor, of several tensors where one has less. */
+static void piece_take(attn_cuda_flight_t *flight, bool in, attn_cuda_moves_t *moves)
+{
+    attn_cuda_cursor_t *cursor = in ? &flight->in : &flight->back;
+    tensor_t tensor;
+    moves->count = 0;
+    moves->bytes = 0;
+    while (moves->bytes < ATTN_CUDA_PIECE && piece_left(flight, in, &tensor)) {
+        uint64_t at = tensor.span->offset + cursor->done;
+        uint64_t room = ATTN_CUDA_PIECE - moves->bytes, left = tensor.span->bytes - cursor->done;
+        uint64_t bytes = left < room ? left : room;
+        attn_cuda_moves_add(moves, (char *)tensor.device + at, (const char *)tensor.host + at, bytes, in);
+        cursor->done += bytes;
+    }
+}
+
+static attn_status_t piece_queue(attn_engine_t *engine, attn_cuda_flight_t *flight, bool in, attn_error_t *err)
 {
     attn_cuda_bulk_t *bulk = &engine->bulk;
     attn_cuda_line_t *line = in ? &bulk->ahead_in : &bulk->ahead_out;
@@ -113,21 +123,19 @@ static attn_status_t piece_queue(attn_engine_t *engine, attn_cuda_flight_t *flig
     attn_engine_result_t *result = &flight->group->result;
     cudaStream_t stream = in ? engine->in : bulk->out;
     uint32_t last = (line->first + line->count) % ATTN_CUDA_PIECES;
-    moves->count = 0;
-    moves->bytes = 0;
-    attn_cuda_moves_add(moves, piece->device, piece->host, piece->bytes, in);
+    piece_take(flight, in, moves);
+    const uint64_t bytes = moves->bytes;
     cudaError_t rc = attn_cuda_moves_queue(engine, moves, in, NULL, stream, result);
     if (rc == cudaSuccess)
         rc = cudaEventRecord(line->copied[last], stream);
     if (rc != cudaSuccess)
         return attn_cuda_error(
             err, (int)rc, in ? "the inputs cannot be copied to the GPU" : "the answer cannot be copied from the GPU");
-    (in ? &flight->in : &flight->back)->done += piece->bytes;
-    flight->in_left -= in ? piece->bytes : 0;
-    line->size[last] = piece->bytes;
-    line->bytes += piece->bytes;
+    flight->in_left -= in ? bytes : 0;
+    line->size[last] = bytes;
+    line->bytes += bytes;
     line->count++;
-    *(in ? &result->link_in_bytes : &result->link_out_bytes) += piece->bytes;
+    *(in ? &result->link_in_bytes : &result->link_out_bytes) += bytes;
     return ATTN_OK;
 }
 
@@ -231,14 +239,13 @@ static attn_status_t slice_launch(attn_engine_t *engine, attn_cuda_flight_t *fli
 /* One piece, or what follows the last of a slice; false when there is no room for it. */
 static bool in_step(attn_engine_t *engine, attn_cuda_flight_t *flight, attn_status_t *ret)
 {
-    attn_error_t *err = &flight->group->error;
-    attn_cuda_pair_t piece;
+    tensor_t left;
     *ret = ATTN_OK;
-    if (piece_find(engine, flight, true, &piece)) {
+    if (piece_left(flight, true, &left)) {
         if (!line_has_room(&engine->bulk.ahead_in))
             return false;
-        *ret = piece_queue(engine, flight, &piece, true, err);
-        if (*ret != ATTN_OK || piece_find(engine, flight, true, &piece))
+        *ret = piece_queue(engine, flight, true, &flight->group->error);
+        if (*ret != ATTN_OK || piece_left(flight, true, &left))
             return true;
     }
     *ret = slice_launch(engine, flight);
@@ -261,10 +268,10 @@ static bool out_step(attn_engine_t *engine, attn_cuda_flight_t *flight, attn_sta
 {
     attn_cuda_bulk_t *bulk = &engine->bulk;
     attn_error_t *err = &flight->group->error;
-    attn_cuda_pair_t piece;
+    tensor_t tensor;
     uint32_t slice = flight->back.slice;
     *ret = ATTN_OK;
-    bool left = piece_find(engine, flight, false, &piece);
+    bool left = piece_left(flight, false, &tensor);
     if (left && !line_has_room(&bulk->ahead_out))
         return false;
     if (!flight->back.begun) {
@@ -274,8 +281,8 @@ static bool out_step(attn_engine_t *engine, attn_cuda_flight_t *flight, attn_sta
             *ret = attn_cuda_error(err, (int)rc, "the group cannot be queued");
     }
     if (*ret == ATTN_OK && left)
-        *ret = piece_queue(engine, flight, &piece, false, err);
-    if (*ret != ATTN_OK || (left && piece_find(engine, flight, false, &piece)))
+        *ret = piece_queue(engine, flight, false, err);
+    if (*ret != ATTN_OK || (left && piece_left(flight, false, &tensor)))
         return true;
     bulk->computed_first = (bulk->computed_first + 1) % (ATTN_WIRE_GROUPS * ATTN_CUDA_SLICES);
     bulk->computed_count--;
