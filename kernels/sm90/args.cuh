@@ -54,7 +54,7 @@ constexpr uint32_t kListedProblems = (kInlineProblems - 1) * sizeof(ProblemArgs)
 enum Place : uint32_t {
     kInline,   // in `problem`, with maps of their own
     kListed,   // in `problem` from its second element on, as Own; maps and layout are the first element's
-    kUploaded, // in device memory
+    kUploaded, // in device memory; the first `listed` ones are listed as well, to begin with while the others come
 };
 
 struct GroupArgs {
@@ -67,7 +67,9 @@ struct GroupArgs {
     uint32_t early_maps; // uploaded problems whose maps every block acquires before its first tile: all, or 0
     uint32_t far_ahead;  // tiles are announced one further ahead
     uint32_t spans, tiles;
-    uint32_t *counter; // zero before and after every launch
+    uint32_t listed;       // problems that are listed
+    uint32_t tiles_listed; // tiles of these, whose spans are in `span`
+    uint32_t *counter;     // zero before and after every launch
 };
 
 static_assert(sizeof(GroupArgs) <= 4096, "more parameters take longer");

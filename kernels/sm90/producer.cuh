@@ -19,8 +19,9 @@ namespace attn_sm90 {
 __device__ __forceinline__ const attn_sm90_span_t *span_of(const GroupArgs &args, uint32_t tile, uint32_t &span,
                                                            int lane)
 {
-    if (args.uploaded_spans == nullptr) {
-        while (span + 1 < args.spans && args.span[span + 1].tile_begin <= tile) {
+    if (args.uploaded_spans == nullptr || tile < args.tiles_listed) {
+        const uint32_t spans = min(args.spans, kInlineProblems);
+        while (span + 1 < spans && args.span[span + 1].tile_begin <= tile) {
             ++span;
         }
         return &args.span[span];
@@ -130,8 +131,10 @@ __device__ __forceinline__ void locate_in_maps(const GroupArgs &args, const Prob
 __device__ __forceinline__ const ProblemRecord *problem_find(const GroupArgs &args, uint32_t at, int lane,
                                                              ProblemRecord *copy, TileInfo *info)
 {
-    const bool listed = args.place == kListed;
-    const ProblemArgs *const p = args.place == kUploaded ? &args.uploaded[at] : &args.problem[listed ? 0 : at];
+    const bool listed = at < args.listed;
+    const ProblemArgs *const p = listed                  ? &args.problem[0]
+                                 : args.place == kInline ? &args.problem[at]
+                                                         : &args.uploaded[at];
     const Own *const own = listed ? problems_listed(args) + at : &p->own;
     if (lane == 0) {
         info->maps = args.has_arenas != 0 ? &args.problem[0] : p;
@@ -237,6 +240,9 @@ template <class T> __device__ __forceinline__ void schedule(typename T::Shared &
         __syncwarp();
     }
     while (true) {
+        if (records_are_uploaded(args) && tile >= args.tiles_listed) {
+            grid_wait(); // for what is uploaded; costs nothing once it is there
+        }
         const attn_sm90_span_t *const span = tile < args.tiles ? span_of(args, tile, found, lane) : nullptr;
         if (span != nullptr && records_are_uploaded(args) && lane == 0) {
             next = atomicInc(args.counter, args.tiles - 1);
@@ -258,9 +264,11 @@ template <class T> __device__ __forceinline__ void schedule(typename T::Shared &
 }
 
 // The load warp.
-template <class T> __device__ __forceinline__ void produce(typename T::Shared &sm)
+template <class T> __device__ __forceinline__ void produce(typename T::Shared &sm, const GroupArgs &args)
 {
-    grid_wait(); // where launched early: for inputs that are being fetched
+    if (args.place != kUploaded) {
+        grid_wait(); // where launched early: for inputs that are being fetched. An upload began after they were
+    }
     Producer<T> io{sm, {}, {}, {}, (threadIdx.x & 31) == 0};
     Ring<kTileSlots> slot;
     Ring<kTilesAhead> wanted;

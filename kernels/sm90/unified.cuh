@@ -21,15 +21,16 @@ template <class T> __global__ void __launch_bounds__(T::kThreads, 1) unified(con
         tma_prefetch_map(&args.problem[0].k_map);
         tma_prefetch_map(&args.problem[0].v_map);
     }
-    // Launched early: all wait for the problems where they are uploaded, and for inputs only who loads them (produce()).
-    if (args.place == kUploaded) {
+    // Launched early: all wait for maps that are uploaded; for records only who reads them first (schedule()), and for
+    // inputs who loads them (produce()).
+    if (maps_are_uploaded(args)) {
         grid_wait();
     }
     __syncthreads();
     if (threadIdx.x < kWarpGroup) {
         registers_drop<T::kTile.producer_registers>();
         if (threadIdx.x < 32) {
-            produce<T>(sm);
+            produce<T>(sm, args);
         } else if (threadIdx.x < 64) {
             schedule<T>(sm, args);
         }

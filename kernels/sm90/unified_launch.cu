@@ -330,9 +330,8 @@ attn_status_t describe(const attn_group_t *group, const attn_exec_t *exec, Launc
         launch->plan.entries = reinterpret_cast<attn_sm90_plan_entry_t *>(launch->plan.spans + group->count);
     }
     const Kernel &kernel = *launch->kernel;
-    const attn_status_t st =
-        attn_sm90_plan(&launch->work, static_cast<uint32_t>(kernel.rows), static_cast<uint32_t>(kernel.keys),
-                       units_of(exec), &launch->plan);
+    const attn_status_t st = attn_sm90_plan(&launch->work, static_cast<uint32_t>(kernel.rows),
+                                            static_cast<uint32_t>(kernel.keys), units_of(exec), &launch->plan);
     if (st != ATTN_OK) {
         return attn_error_set(err, st, "the group has more than %u tiles of %d rows", ATTN_SM90_TILES_MAX, kernel.rows);
     }
@@ -342,8 +341,10 @@ attn_status_t describe(const attn_group_t *group, const attn_exec_t *exec, Launc
     args.uploaded = nullptr;
     args.uploaded_spans = nullptr;
     args.has_arenas = args.early_maps = args.far_ahead = 0;
-    if (args.spans <= kInlineProblems && launch->plan.spans != args.span) {
-        memcpy(args.span, launch->plan.spans, args.spans * sizeof(args.span[0]));
+    args.listed = args.tiles_listed = 0;
+    if (launch->plan.spans != args.span) {
+        const uint32_t spans = args.spans < kInlineProblems ? args.spans : kInlineProblems;
+        memcpy(args.span, launch->plan.spans, spans * sizeof(args.span[0]));
     }
     return ATTN_OK;
 }
@@ -361,9 +362,9 @@ attn_status_t fill_inline(Launch *launch, attn_error_t *err)
     return st;
 }
 
-// Key blocks of a tile that lasts no longer than it takes to read and announce the next one of uploaded problems. If the
-// longest one is such, announcing further ahead leaves no block without work for long at the end (H100, 64 problems of 16
-// to 256 rows: 6 % causal, 4 % full; where only the last tiles are brief it costs 1 %).
+// Key blocks of a tile that lasts no longer than it takes to read and announce the next one of uploaded problems. If
+// the longest one is such, announcing further ahead leaves no block without work for long at the end (H100, 64 problems
+// of 16 to 256 rows: 6 % causal, 4 % full; where only the last tiles are brief it costs 1 %).
 constexpr int32_t kBriefBlocks = 2;
 
 // Acquiring a problem's three maps takes a block 0.08 us before its first load and 0.5 us between its tiles, where the
@@ -396,25 +397,31 @@ attn_status_t fill_first(Launch *launch, attn_error_t *err)
     return fill_maps(encode_tiled, dtype, kernel, &args.problem[0], err);
 }
 
-// Lists the problems in the parameters, if they can be. True when they are.
-bool fill_listed(Launch *launch)
+// Lists the problems in the parameters as far as they can be: those of the first spans.
+void fill_listed(Launch *launch)
 {
     GroupArgs &args = launch->args;
-    const uint32_t count = launch->work.count;
-    if (args.has_arenas == 0 || count > kListedProblems || args.spans > kInlineProblems) {
-        return false;
-    }
+    const uint32_t count = launch->work.count, most = count < kListedProblems ? count : kListedProblems;
     Own *const own = const_cast<Own *>(problems_listed(args));
-    for (uint32_t i = 0; i < count; ++i) {
+    uint32_t fit = 0;
+    for (; args.has_arenas != 0 && fit < most; ++fit) {
         ProblemArgs problem;
-        fill(launch->work.config, problem_at(*launch, i), &problem);
+        fill(launch->work.config, problem_at(*launch, fit), &problem);
         if (memcmp(&problem.layout, &args.problem[0].layout, sizeof(Layout)) != 0) {
-            return false;
+            break;
         }
-        own[i] = problem.own;
+        own[fit] = problem.own;
     }
-    args.place = kListed;
-    return true;
+    for (uint32_t i = 0; i < args.spans && i < kInlineProblems; ++i) {
+        const bool last = i + 1 == args.spans;
+        const attn_sm90_span_t *const next = &launch->plan.spans[i + 1];
+        const uint32_t end = last ? count : next->problem_begin;
+        if (end > fit) {
+            break;
+        }
+        args.listed = end;
+        args.tiles_listed = last ? args.tiles : next->tile_begin;
+    }
 }
 
 // Queues kernels that write the problems, with maps like the first one's where they need their own, to the workspace.
@@ -457,7 +464,15 @@ attn_status_t upload(Launch *launch, const attn_exec_t *exec, attn_error_t *err)
 attn_status_t fill_many(Launch *launch, const attn_exec_t *exec, attn_error_t *err)
 {
     const attn_status_t st = fill_first(launch, err);
-    return st != ATTN_OK || fill_listed(launch) ? st : upload(launch, exec, err);
+    if (st != ATTN_OK) {
+        return st;
+    }
+    fill_listed(launch);
+    if (launch->args.listed < launch->work.count) {
+        return upload(launch, exec, err);
+    }
+    launch->args.place = kListed;
+    return ATTN_OK;
 }
 
 cudaError_t enqueue(Launch *launch, const attn_exec_t *exec)
