@@ -180,8 +180,12 @@ static attn_status_t sm_scale_read(reading_t *reading, const char *name, const j
 
 static attn_status_t softcap_read(reading_t *reading, const char *name, const json_t *value)
 {
-    reading->ask->spec.softcap = (float)json_number_value(value);
-    return json_is_number(value) ? ATTN_OK : not_right(reading, name, "a number of 0 (off) or more");
+    const double softcap = json_number_value(value);
+    reading->ask->spec.softcap = (float)softcap;
+    bool vanished = softcap != 0 && reading->ask->spec.softcap == 0;
+    return json_is_number(value) && !vanished
+               ? ATTN_OK
+               : not_right(reading, name, "0 (off) or a number above it that a float can hold");
 }
 
 static attn_status_t rounds_read(reading_t *reading, const char *name, const json_t *value)

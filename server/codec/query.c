@@ -38,13 +38,15 @@ static attn_status_t read_bool(const char *name, const char *value, uint8_t *ret
     return ATTN_OK;
 }
 
-/* Decimal notation only: strtof also takes hexadecimal, "inf" and leading space. */
+/* Decimal notation only: strtof also takes hexadecimal, "inf" and leading space. Nor what is too small and becomes 0,
+ * which may mean something else. */
 static attn_status_t read_float(const char *name, const char *value, const char *right, float *ret, attn_error_t *err)
 {
     char *end = NULL;
     size_t length = strlen(value);
     float number = length > 0 && strspn(value, "0123456789+-.eE") == length ? strtof(value, &end) : NAN;
-    if (end != value + length || !isfinite(number)) {
+    bool vanished = number == 0 && strcspn(value, "123456789") < strcspn(value, "eE");
+    if (end != value + length || !isfinite(number) || vanished) {
         return bad(name, value, right, err);
     }
     *ret = number;
@@ -96,7 +98,7 @@ static attn_status_t set_sm_scale(const char *name, const char *value, target_t 
 
 static attn_status_t set_softcap(const char *name, const char *value, target_t *target, attn_error_t *err)
 {
-    static const char right[] = "give a finite number of 0 (off) or more";
+    static const char right[] = "give 0 (off) or a finite number above it that a float can hold";
     float softcap;
     attn_status_t status = read_float(name, value, right, &softcap, err);
     if (status == ATTN_OK && !(softcap >= 0)) {

@@ -404,6 +404,8 @@ START_TEST(query_reads)
     ck_assert_int_eq(ask.priority, -3);
     ck_assert_str_eq(ask.id, "x-y");
     ck_assert_uint_eq(ask.spec.layout, ATTN_LAYOUT_THD);
+    expect(query("softcap=0.00e5", ATTN_QUERY_ATTENTION, &ask, &compare), ATTN_OK, "");
+    ck_assert_float_eq(ask.spec.softcap, 0);
     expect(query("variants=a,b-c&rounds=3&warmup=0&wait=500ms", ATTN_QUERY_COMPARE, &ask, &compare), ATTN_OK, "");
     ck_assert_uint_eq(compare.variant_count, 2);
     ck_assert_str_eq(compare.variants[1], "b-c");
@@ -427,6 +429,7 @@ START_TEST(query_refuses)
         {"sm_scale= 1", "sm_scale"},
         {"softcap=-1", "softcap"},
         {"softcap=inf", "softcap"},
+        {"softcap=1e-50", "softcap"},
         {"layout=sbhd", "bhsd"},
         {"priority=101", "-100"},
         {"priority=--1", "-100"},

@@ -94,6 +94,7 @@ static const struct {
     {"{\"shape\":{\"s_q\":16,\"h_q\":4,\"d\":64},\"sm_scale\":0}", "sm_scale", ATTN_ERR_INVALID_ARGUMENT},
     {"{\"shape\":{\"s_q\":16,\"h_q\":4,\"d\":64},\"sm_scale\":1e300}", "sm_scale", ATTN_ERR_INVALID_ARGUMENT},
     {"{\"shape\":{\"s_q\":16,\"h_q\":4,\"d\":64},\"softcap\":-1}", "softcap", ATTN_ERR_INVALID_ARGUMENT},
+    {"{\"shape\":{\"s_q\":16,\"h_q\":4,\"d\":64},\"softcap\":1e-50}", "softcap", ATTN_ERR_INVALID_ARGUMENT},
     {"{\"shape\":{\"s_q\":16,\"h_q\":4,\"d\":64},\"rounds\":1001}", "rounds", ATTN_ERR_INVALID_ARGUMENT},
     {"{\"shape\":{\"s_q\":16,\"h_q\":4,\"d\":64},\"window_left\":4}", "window", ATTN_ERR_UNIMPLEMENTED},
     {"{\"shape\":{\"s_q\":16,\"h_q\":4,\"d\":64},\"colour\":4}", "colour", ATTN_ERR_INVALID_ARGUMENT},
