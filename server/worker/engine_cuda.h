@@ -69,10 +69,6 @@ typedef struct attn_cuda_slice {
 #define ATTN_CUDA_AHEAD (3 * ATTN_CUDA_PIECE)
 enum { ATTN_CUDA_PIECES = 8 }; /* at most, where tensors are smaller than a piece */
 
-/* On a host with noisy neighbours the driver's calls take 20 to 40 us instead of 4, for up to 50 ms at a time. Then the
- * main thread would not keep the link busy with such pieces: they, and slices, are up to so many times as large. */
-enum { ATTN_CUDA_PACE_MAX = 4 };
-
 /* Pieces of one direction that the device has, oldest first. */
 typedef struct attn_cuda_line {
     cudaEvent_t copied[ATTN_CUDA_PIECES];
@@ -149,7 +145,6 @@ typedef struct attn_cuda_bulk {
     attn_cuda_flight_t *flight[ATTN_WIRE_GROUPS];
     uint32_t count;
     attn_cuda_line_t ahead_in, ahead_out;
-    double piece_us; /* that queueing a piece took lately */
     /* Slices whose answers are to be copied out, in the order of their kernels. */
     struct {
         attn_cuda_flight_t *flight;
@@ -241,8 +236,6 @@ bool attn_cuda_bulk_waits(const attn_cuda_bulk_t *bulk); /* whether something is
 /* A flight that has ended, well or not; forget() takes it out. NULL when none has. */
 attn_cuda_flight_t *attn_cuda_bulk_ended(const attn_cuda_bulk_t *bulk);
 void attn_cuda_bulk_forget(attn_cuda_bulk_t *bulk, const attn_cuda_flight_t *flight);
-/* How many times as large as usual pieces and slices are to be now: 1 to ATTN_CUDA_PACE_MAX. */
-uint32_t attn_cuda_bulk_pace(const attn_cuda_bulk_t *bulk);
 
 /* engine_cuda_alone.c: rounds with timing, and the truth: queued and waited for. */
 attn_status_t attn_cuda_alone_rounds(attn_engine_t *engine, attn_cuda_flight_t *flight, attn_error_t *err);

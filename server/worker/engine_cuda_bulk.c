@@ -13,13 +13,6 @@
 
 enum { TENSORS_IN = 3, TENSORS_OUT = 2 };
 
-/* What it may take to queue a piece: an eighth of what the link takes for it, since there are two directions, kernels
- * and small groups to queue for as well. LATELY: pieces that are remembered. (H100, lengths 64 to 8192 at 70 % of the
- * peak, with 18 us added to each call for 25 ms of every 500: p99 of 1024 to 8192 rows 8 to 20 ms with pieces of one
- * size, 3 to 16 ms so, 3 to 14 without those 18 us.) */
-#define PIECE_US 10.0
-#define LATELY 4
-
 attn_status_t attn_cuda_bulk_open(attn_cuda_bulk_t *bulk, attn_error_t *err)
 {
     int least = 0, greatest = 0;
@@ -64,28 +57,9 @@ static cudaError_t line_retire(attn_cuda_line_t *line)
     return cudaSuccess;
 }
 
-uint32_t attn_cuda_bulk_pace(const attn_cuda_bulk_t *bulk)
+static bool line_has_room(const attn_cuda_line_t *line)
 {
-    uint32_t pace = (uint32_t)(bulk->piece_us / PIECE_US);
-    return pace < 1 ? 1 : pace < ATTN_CUDA_PACE_MAX ? pace : ATTN_CUDA_PACE_MAX;
-}
-
-static void pace_note(attn_cuda_bulk_t *bulk, double us)
-{
-    const double most_us = ATTN_CUDA_PACE_MAX * PIECE_US; /* so that one interruption is soon forgotten */
-    bulk->piece_us += ((us < most_us ? us : most_us) - bulk->piece_us) / LATELY;
-}
-
-static uint64_t piece_bytes(const attn_cuda_bulk_t *bulk)
-{
-    return attn_cuda_bulk_pace(bulk) * ATTN_CUDA_PIECE;
-}
-
-/* There is always a piece behind the one that is being copied. */
-static bool line_has_room(const attn_cuda_bulk_t *bulk, const attn_cuda_line_t *line)
-{
-    uint64_t piece = piece_bytes(bulk), most = 2 * piece > ATTN_CUDA_AHEAD ? 2 * piece : ATTN_CUDA_AHEAD;
-    return line->count < ATTN_CUDA_PIECES && line->bytes + piece <= most;
+    return line->count < ATTN_CUDA_PIECES && line->bytes + ATTN_CUDA_PIECE <= ATTN_CUDA_AHEAD;
 }
 
 typedef struct tensor {
@@ -125,16 +99,16 @@ static bool piece_left(attn_cuda_flight_t *flight, bool in, tensor_t *ret)
     return false;
 }
 
-/* Takes up to `most` bytes of the slice at the cursor, of several tensors where one has less. */
-static void piece_take(attn_cuda_flight_t *flight, bool in, uint64_t most, attn_cuda_moves_t *moves)
+/* Takes up to ATTN_CUDA_PIECE bytes of the slice at the cursor, of several tensors where one has less. */
+static void piece_take(attn_cuda_flight_t *flight, bool in, attn_cuda_moves_t *moves)
 {
     attn_cuda_cursor_t *cursor = in ? &flight->in : &flight->back;
     tensor_t tensor;
     moves->count = 0;
     moves->bytes = 0;
-    while (moves->bytes < most && piece_left(flight, in, &tensor)) {
+    while (moves->bytes < ATTN_CUDA_PIECE && piece_left(flight, in, &tensor)) {
         uint64_t at = tensor.span->offset + cursor->done;
-        uint64_t room = most - moves->bytes, left = tensor.span->bytes - cursor->done;
+        uint64_t room = ATTN_CUDA_PIECE - moves->bytes, left = tensor.span->bytes - cursor->done;
         uint64_t bytes = left < room ? left : room;
         attn_cuda_moves_add(moves, (char *)tensor.device + at, (const char *)tensor.host + at, bytes, in);
         cursor->done += bytes;
@@ -149,9 +123,7 @@ static attn_status_t piece_queue(attn_engine_t *engine, attn_cuda_flight_t *flig
     attn_engine_result_t *result = &flight->group->result;
     cudaStream_t stream = in ? engine->in : bulk->out;
     uint32_t last = (line->first + line->count) % ATTN_CUDA_PIECES;
-    const int64_t began_ns = attn_clock_ns();
-    const uint64_t unpinned = result->unpinned_bytes;
-    piece_take(flight, in, piece_bytes(bulk), moves);
+    piece_take(flight, in, moves);
     const uint64_t bytes = moves->bytes;
     cudaError_t rc = attn_cuda_moves_queue(engine, moves, in, NULL, stream, result);
     if (rc == cudaSuccess)
@@ -159,8 +131,6 @@ static attn_status_t piece_queue(attn_engine_t *engine, attn_cuda_flight_t *flig
     if (rc != cudaSuccess)
         return attn_cuda_error(
             err, (int)rc, in ? "the inputs cannot be copied to the GPU" : "the answer cannot be copied from the GPU");
-    if (result->unpinned_bytes == unpinned) /* else it was copied in there, by the CPU */
-        pace_note(bulk, (double)(attn_clock_ns() - began_ns) / ATTN_NS_PER_US);
     flight->in_left -= in ? bytes : 0;
     line->size[last] = bytes;
     line->bytes += bytes;
@@ -272,7 +242,7 @@ static bool in_step(attn_engine_t *engine, attn_cuda_flight_t *flight, attn_stat
     tensor_t left;
     *ret = ATTN_OK;
     if (piece_left(flight, true, &left)) {
-        if (!line_has_room(&engine->bulk, &engine->bulk.ahead_in))
+        if (!line_has_room(&engine->bulk.ahead_in))
             return false;
         *ret = piece_queue(engine, flight, true, &flight->group->error);
         if (*ret != ATTN_OK || piece_left(flight, true, &left))
@@ -302,7 +272,7 @@ static bool out_step(attn_engine_t *engine, attn_cuda_flight_t *flight, attn_sta
     uint32_t slice = flight->back.slice;
     *ret = ATTN_OK;
     bool left = piece_left(flight, false, &tensor);
-    if (left && !line_has_room(bulk, &bulk->ahead_out))
+    if (left && !line_has_room(&bulk->ahead_out))
         return false;
     if (!flight->back.begun) {
         flight->back.begun = true;

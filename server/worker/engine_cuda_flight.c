@@ -353,9 +353,8 @@ static uint32_t slices_make(const attn_engine_t *engine, attn_cuda_flight_t *fli
     const attn_engine_request_t *request = &flight->group->requests[0];
     const attn_sizes_t *sizes = &request->sizes;
     double link_us = (double)(sizes->q + sizes->k + sizes->v) / ATTN_CUDA_LINK_BYTES_PER_US;
-    double slice_us = BESIDE_OTHERS_US * attn_cuda_bulk_pace(&engine->bulk);
     double most = attn_cuda_idle(engine)                               ? ATTN_CUDA_SLICES
-                  : flight->large && flight->group->cost_us <= link_us ? flight->group->cost_us / slice_us
+                  : flight->large && flight->group->cost_us <= link_us ? flight->group->cost_us / BESIDE_OTHERS_US
                                                                        : 1;
     flight->slice[0] = attn_cuda_slice_whole(request);
     if (flight->group->count > 1 || flight->direct || most < 2)

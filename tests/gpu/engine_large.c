@@ -148,7 +148,6 @@ static void bits_are_the_same(attn_engine_t *engine, uint64_t first, const char 
         memset(output + first, 0x7b, bytes);
         if (round == 3)
             all_too_small(engine);
-        engine->bulk.piece_us = round % 2 ? 100 : 0; /* larger and larger pieces, and the usual ones */
         for (uint32_t i = 0; i < ALL; i++) {
             _Static_assert(ALL % 5 != 0, "steps of a prime that does not divide their number reach all");
             uint32_t which = round % 2 ? ALL - 1 - i : (i * 5) % ALL;
@@ -166,7 +165,6 @@ static void bits_are_the_same(attn_engine_t *engine, uint64_t first, const char 
         if (round == 3)
             outgrown_go(engine, how);
     }
-    engine->bulk.piece_us = 0;
     free(expected);
 }
 
