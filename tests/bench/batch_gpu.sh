@@ -30,8 +30,14 @@ has() { [[ " $parts " == *" $1 "* ]]; }
 
 has path && step 60 "$tree/bench/device_path" 0.3
 has sched && step 40 "$tree/bench/sched_latency" --worker "$worker" --devices 0 --variant unified --requests 20000
+steadiness() { # the tails of a mix are those of the link where the host is shared
+    [ "$1" != poisson ] || step 20 "$tree/bench/link_steadiness" 5
+}
 for part in tiny one poisson flood; do
-    has "$part" && step 90 "$python" tests/bench/batch_bench.py --tree "$tree" --device cuda --rounds 2 --only "$part"
+    has "$part" || continue
+    steadiness "$part"
+    step 90 "$python" tests/bench/batch_bench.py --tree "$tree" --device cuda --rounds 2 --only "$part"
+    steadiness "$part"
 done
 if has gpus; then
     # 48 MiB in, 32 MiB out, about 2.7 ms of kernel: bound by kernels. (Half the length moves twice as much for its time: 2.8
