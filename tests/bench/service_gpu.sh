@@ -17,7 +17,7 @@ nvidia-smi --query-gpu=name,driver_version,clocks.sm,clocks.mem --format=csv,noh
 ports=$(mktemp -u)
 "$bin/attnd" --http-port 0 --port-file "$ports" --metrics-port 0 --devices auto 2>"$ports.log" &
 pid=$!
-trap 'kill $pid 2>/dev/null; rm -f "$ports" "$ports.log"' EXIT
+trap 'kill $pid 2>/dev/null || true; rm -f "$ports" "$ports.log"' EXIT
 for _ in $(seq 200); do
     [ -s "$ports" ] && curl -fs -o /dev/null "http://127.0.0.1:$(awk '$1 == "http" {print $2}' "$ports")/v2/health/ready" && break
     kill -0 $pid || { cat "$ports.log"; exit 1; }
