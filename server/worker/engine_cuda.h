@@ -67,7 +67,7 @@ typedef struct attn_cuda_slice {
  * whole, 0.99 in pieces of 4 MiB, 1.03 of 2 MiB (H100). */
 #define ATTN_CUDA_PIECE (UINT64_C(4) << 20)
 #define ATTN_CUDA_AHEAD (3 * ATTN_CUDA_PIECE)
-enum { ATTN_CUDA_PIECES = 8 }; /* at most, where tensors are smaller than a piece */
+enum { ATTN_CUDA_PIECES = 8 }; /* at most, where slices are smaller than a piece */
 
 /* Pieces of one direction that the device has, oldest first. */
 typedef struct attn_cuda_line {
@@ -246,8 +246,8 @@ double attn_cuda_elapsed_us(cudaEvent_t from, cudaEvent_t to);
 /* engine_cuda_memory.c */
 void attn_cuda_ranges_open(attn_engine_t *engine); /* the arenas, with a first extent of each pinned; never fails */
 void attn_cuda_ranges_close(attn_engine_t *engine);
-bool attn_cuda_ranges_wanted(
-    const attn_engine_t *engine);                 /* whether a copy has met memory that is still to be pinned */
+/* Whether a copy has met memory that is still to be pinned. */
+bool attn_cuda_ranges_wanted(const attn_engine_t *engine);
 bool attn_cuda_ranges_pin(attn_engine_t *engine); /* one more piece; whether there is more */
 /* Where the GPU reads and writes `bytes` of host memory directly; NULL when they are not all pinned. */
 void *attn_cuda_direct(const attn_engine_t *engine, const void *host, uint64_t bytes);
