@@ -11,6 +11,9 @@ tree=${1:-build-portable/attnd-portable}
 parts=${*:-path sched tiny one poisson flood gpus}
 python=${PYTHON:-python3}
 worker=$tree/bin/attn-worker
+for part in $parts; do
+    [[ " path sched tiny one poisson flood gpus " == *" $part "* ]] || { echo "batch_gpu.sh: no part is called $part"; exit 2; }
+done
 
 if [ -z "$("$worker" --list-devices)" ]; then
     echo "skipped: no GPU"

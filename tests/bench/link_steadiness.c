@@ -115,17 +115,17 @@ static void report(uint32_t count)
 
 int main(int argc, char **argv)
 {
-    double seconds = argc > 1 ? atof(argv[1]) : 5;
+    double wanted = (argc > 1 ? atof(argv[1]) : 5) * ATTN_NS_PER_S / WINDOW_NS;
     int devices = 0;
+    if (!(wanted >= 1 && wanted <= WINDOWS_MAX)) {
+        fprintf(stderr, "usage: link_steadiness [SECONDS, up to 60]\n");
+        return 2;
+    }
     if (cudaGetDeviceCount(&devices) != cudaSuccess || devices == 0) {
         printf("skipped: no GPU\n");
         return 77;
     }
-    uint32_t count = (uint32_t)(seconds * ATTN_NS_PER_S / WINDOW_NS);
-    if (count < 1 || count > WINDOWS_MAX) {
-        fprintf(stderr, "usage: link_steadiness [SECONDS, up to 60]\n");
-        return 2;
-    }
+    uint32_t count = (uint32_t)wanted;
     calls_max = (uint64_t)count * 200;
     call_us = malloc(calls_max * sizeof *call_us);
     if (!call_us)
