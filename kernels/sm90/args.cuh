@@ -25,14 +25,16 @@ struct Own {
     int32_t s_q, s_kv;
     float scale;        // factor of the (capped) score in the exponent of 2: sm_scale*log2(e), or softcap*log2(e)
     float cap_scale;    // sm_scale / softcap
+    int32_t place[3];   // of q, k and v in the launch's arenas, if it has them: of batch 0
     uint32_t layout_at; // uploads: number of the layout
-    uint32_t unused;
+    uint64_t unused;
 };
 
 // What is mostly the same for all problems of a group.
 struct Layout {
     Strides q_stride, k_stride, v_stride, o_stride;
     uint32_t batch, h_q, ratio, d;
+    attn_sm90_divisor_t by_h_q, by_ratio;
 };
 
 // Tensor maps are (d, ratio, s_q, h_kv, batch) for Q and (d, s_kv, h_kv, batch) for K and V, and end where the
@@ -41,11 +43,10 @@ struct alignas(128) ProblemArgs {
     CUtensorMap q_map, k_map, v_map;
     Own own;
     Layout layout;
-    attn_sm90_origin_t q_origin, k_origin, v_origin; // of arenas, in a launch's first problem
 };
 static_assert(sizeof(ProblemArgs) % 128 == 0, "an array of ProblemArgs keeps tensor maps aligned");
 
-// Problems that fit the launch parameters with maps of their own. 6 keep the parameters under 4 KB.
+// Problems that fit the launch parameters with maps of their own.
 constexpr uint32_t kInlineProblems = 6;
 // Problems of one layout whose maps are arenas': they stand behind the first one.
 constexpr uint32_t kListedProblems = (kInlineProblems - 1) * sizeof(ProblemArgs) / sizeof(Own);
@@ -60,6 +61,7 @@ enum Place : uint32_t {
 struct GroupArgs {
     ProblemArgs problem[kInlineProblems];
     attn_sm90_span_t span[kInlineProblems];
+    attn_sm90_origin_t origin[3]; // of the arenas of q, k and v
     const ProblemArgs *uploaded;
     const attn_sm90_span_t *uploaded_spans; // or NULL: `span` has them
     Place place;
@@ -72,7 +74,8 @@ struct GroupArgs {
     uint32_t *counter;     // zero before and after every launch
 };
 
-static_assert(sizeof(GroupArgs) <= 4096, "more parameters take longer");
+// Between busy kernels 16 KB cost no more than 1 (H100); on an idle stream the host needs 0.2 us for each KB.
+static_assert(sizeof(GroupArgs) <= 4608, "more parameters take longer");
 
 // An uploaded problem's maps must be acquired, and are not in reach of the launch's parameters.
 ATTN_SM90_BOTH bool maps_are_uploaded(const GroupArgs &args)

@@ -208,7 +208,7 @@ template <class T> __device__ __forceinline__ void consume(typename T::Shared &s
     Work work;
     int block;
 
-    wait_full(sm.tile_full[0], 0);
+    wait_full(sm.tile_ready[0], 0);
     if (sm.tile[0].key_blocks == 0) {
         return;
     }
@@ -278,7 +278,7 @@ template <class T> __device__ __forceinline__ void consume(typename T::Shared &s
         if (T::kSeamless) {
             Ring<kTileSlots> next_slot = slot;
             next_slot.advance();
-            wait_full(sm.tile_full[next_slot.index()], next_slot.parity());
+            wait_full(sm.tile_ready[next_slot.index()], next_slot.parity());
             const TileInfo &next = sm.tile[next_slot.index()];
             const int next_blocks = next.key_blocks;
             // Twice the blocks of the next tile, and one more when the two cannot share a step.
@@ -335,7 +335,7 @@ template <class T> __device__ __forceinline__ void consume(typename T::Shared &s
         release(sm.tile_empty[slot.index()]);
         slot.advance();
         primed = false;
-        wait_full(sm.tile_full[slot.index()], slot.parity());
+        wait_full(sm.tile_ready[slot.index()], slot.parity());
         if (sm.tile[slot.index()].key_blocks == 0) {
             break;
         }

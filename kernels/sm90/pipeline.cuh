@@ -57,6 +57,13 @@ __device__ __forceinline__ void release(uint64_t &bar)
     }
 }
 
+// All warps of the block, each where it needs the barriers first.
+template <class T> __device__ __forceinline__ void pipeline_wait_init()
+{
+    named_barrier_sync(kBarrierBlock, T::kThreads);
+}
+
+// One thread, before anyone returns from the above.
 template <class T> __device__ __forceinline__ void pipeline_init(typename T::Shared &sm)
 {
     constexpr uint32_t kWarpsPerGroup = kWarpGroup / 32;
@@ -74,6 +81,7 @@ template <class T> __device__ __forceinline__ void pipeline_init(typename T::Sha
     }
     for (int i = 0; i < kTileSlots; ++i) {
         mbarrier_init(smem_addr(&sm.tile_full[i]), 1);
+        mbarrier_init(smem_addr(&sm.tile_ready[i]), 1);
         mbarrier_init(smem_addr(&sm.tile_empty[i]), kWarpsPerGroup * T::kGroups + 1); // and the load warp
     }
     for (int i = 0; i < kTilesAhead; ++i) {

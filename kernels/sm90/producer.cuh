@@ -53,12 +53,12 @@ template <class T> struct Producer {
                     mbarrier_arrive(bar);
                     continue;
                 }
-                const int32_t row = tile.row + g * kRowsPerGroup + tile.q_shift;
+                const int32_t row = tile.q_row + g * kRowsPerGroup;
                 mbarrier_arrive_expect_tx(bar, T::kQBytes);
 #pragma unroll
                 for (int c = 0; c < T::kColumns; ++c) {
                     tma_load_5d(smem_addr(sm.q[q.index()][g]) + c * T::kQColumnBytes, map, bar, c * T::kColumn,
-                                tile.member, row, tile.kv_head, tile.q_batch);
+                                tile.member, row, tile.kv_head, tile.place[0]);
                 }
             }
         }
@@ -88,8 +88,8 @@ __device__ __forceinline__ const CUtensorMap *map_number(const ProblemArgs *p, u
     return i == 0 ? &p->q_map : i == 1 ? &p->k_map : &p->v_map;
 }
 
-// Copies a problem that is not inline to where it can be read without waiting once for every line: one read by all
-// lanes. All lanes of a warp.
+// Copies a problem to where it can be read without waiting once for every line: one read by all lanes. All lanes of a
+// warp.
 __device__ __forceinline__ void record_fetch(ProblemRecord *record, const Own *own, const Layout *layout, int lane)
 {
     constexpr int kOwn = sizeof(Own) / sizeof(uint4), kLayout = sizeof(Layout) / sizeof(uint4);
@@ -104,32 +104,35 @@ __device__ __forceinline__ void record_fetch(ProblemRecord *record, const Own *o
     __syncwarp();
 }
 
-// Where the loads of batch `batch` of a problem begin in its maps. Lane 0.
-__device__ __forceinline__ void locate_in_maps(const GroupArgs &args, const ProblemRecord *p, uint32_t batch,
-                                               TileInfo *info)
+// The same of a span.
+__device__ __forceinline__ void span_fetch(attn_sm90_span_t *span, const attn_sm90_span_t *from, int lane)
 {
-    if (args.has_arenas == 0) {
-        info->q_batch = info->k_batch = info->v_batch = static_cast<int32_t>(batch);
-        info->q_shift = info->kv_shift = 0;
-        return;
+    constexpr int kPieces = sizeof(attn_sm90_span_t) / sizeof(uint4);
+    static_assert(sizeof(attn_sm90_span_t) % sizeof(uint4) == 0 && kPieces <= 32, "one piece for a lane at most");
+    __syncwarp();
+    if (lane < kPieces) {
+        reinterpret_cast<uint4 *>(span)[lane] = load_generic(reinterpret_cast<const uint4 *>(from) + lane);
     }
-    const ProblemArgs &first = args.problem[0]; // its rows are as far apart as everyone's
-    const auto place = [batch](const attn_sm90_origin_t &origin, int64_t stride, const void *tensor, int64_t stride_b,
-                               int32_t rows) {
-        return attn_sm90_arena_place(&origin, 2 * stride, reinterpret_cast<int64_t>(tensor) + 2 * stride_b * batch,
-                                     rows);
-    };
-    const int32_t s_q = info->s_q, s_kv = info->s_kv;
-    info->q_shift = static_cast<int32_t>(first.q_origin.rows) - s_q;
-    info->kv_shift = static_cast<int32_t>(first.k_origin.rows) - s_kv;
-    info->q_batch = place(first.q_origin, first.layout.q_stride.s, p->own.q, p->layout.q_stride.b, s_q);
-    info->k_batch = place(first.k_origin, first.layout.k_stride.s, p->own.k, p->layout.k_stride.b, s_kv);
-    info->v_batch = place(first.v_origin, first.layout.v_stride.s, p->own.v, p->layout.v_stride.b, s_kv);
+    __syncwarp();
 }
 
-// Says in a tile's record which problem it belongs to, and returns where that is best read. All lanes of a warp.
-__device__ __forceinline__ const ProblemRecord *problem_find(const GroupArgs &args, uint32_t at, int lane,
-                                                             ProblemRecord *copy, TileInfo *info)
+// For the load warp, which would wait for them otherwise: a tile of another problem has maps of its own. All lanes of a
+// warp.
+__device__ __forceinline__ void maps_fetch(const GroupArgs &args, const ProblemArgs *p, int lane)
+{
+    if (lane < 3) {
+        const CUtensorMap *const map = map_number(p, lane);
+        if (args.early_maps == 0) {
+            fence_tensormap_acquire(map);
+        }
+        tma_prefetch_map(map);
+    }
+    __syncwarp();
+}
+
+// Copies problem number `at` of a launch to `record`, and says in the tile's record where it is. All lanes of a warp.
+__device__ __forceinline__ void problem_fetch(ProblemRecord *record, const GroupArgs &args, uint32_t at, int lane,
+                                              TileInfo *info)
 {
     const bool listed = at < args.listed;
     const ProblemArgs *const p = listed                  ? &args.problem[0]
@@ -141,82 +144,90 @@ __device__ __forceinline__ const ProblemRecord *problem_find(const GroupArgs &ar
         info->own = own;
         info->layout = &p->layout;
     }
-    if (args.place == kInline) {
-        return reinterpret_cast<const ProblemRecord *>(own);
-    }
-    record_fetch(copy, own, &p->layout, lane);
+    record_fetch(record, own, &p->layout, lane);
     if (maps_are_uploaded(args)) {
-        if (lane < 3) {
-            // For the load warp, which would wait for them otherwise: a tile of another problem has maps of its own.
-            const CUtensorMap *const map = map_number(p, lane);
-            if (args.early_maps == 0) {
-                fence_tensormap_acquire(map);
-            }
-            tma_prefetch_map(map);
-        }
-        __syncwarp();
+        maps_fetch(args, p, lane);
     }
-    return copy;
 }
 
-// Announces tile number `tile`, which is in `span`, in `slot`; the end when there is no span.
+// The place of a batch in the launch's map number `i`: of q, k, v.
+__device__ __forceinline__ int32_t place_of(const GroupArgs &args, const ProblemRecord &p, uint32_t batch, int i)
+{
+    if (args.has_arenas == 0) {
+        return static_cast<int32_t>(batch);
+    }
+    const int64_t stride = 2 * (&p.layout.q_stride)[i].b;
+    return p.own.place[i] + static_cast<int32_t>(stride >> args.origin[i].step_log) * static_cast<int32_t>(batch);
+}
+
+// Announces tile number `tile`, which is in the span at `from`, in `slot`: to the load warp as soon as it can load, then
+// to the consumers. The end when there is no span. The first one waits until there are barriers; all lanes of a warp.
 template <class T>
 __device__ __forceinline__ void announce(typename T::Shared &sm, const GroupArgs &args, Ring<kTileSlots> &slot,
-                                         uint32_t tile, const attn_sm90_span_t *span, int lane)
+                                         uint32_t tile, const attn_sm90_span_t *from, bool first, int lane)
 {
     TileInfo &info = sm.tile[slot.index()];
-    wait_empty(sm.tile_empty[slot.index()], slot.parity());
-    if (span != nullptr) {
-        uint32_t m_block, span_head;
-        attn_sm90_tile_locate(span, tile, T::kCausal, &m_block, &span_head);
-        const uint32_t member = span_head / span->problem_heads;
-        const uint32_t problem_head = span_head - member * span->problem_heads, m_blocks = span->m_blocks;
-        const ProblemRecord *const p = problem_find(args, span->problem_begin + member, lane, &sm.record, &info);
-        // Reads before writes that might alias them, so that their latencies pass together.
-        const int32_t s_q = p->own.s_q, s_kv = p->own.s_kv;
-        const int32_t row = attn_sm90_tile_row(m_block, m_blocks, T::kRows, s_q, T::kCausal);
-        const int32_t live =
-            attn_sm90_live_blocks(row + lane * kRowsPerGroup, kRowsPerGroup, s_q, s_kv, T::kCausal, T::kKeys);
-        int32_t most = 0;
-#pragma unroll
-        for (int g = 0; g < T::kGroups; ++g) {
-            const int32_t of_group = __shfl_sync(0xffffffffu, live, g);
-            most = max(most, of_group);
-            if (lane == 0) {
-                info.live_blocks[g] = of_group;
-            }
-        }
+    uint32_t m_block, problem_head, problem;
+    if (from != nullptr) {
+        span_fetch(&sm.span, from, lane);
+        attn_sm90_tile_locate(&sm.span, tile, T::kCausal, &m_block, &problem_head);
+        const uint32_t member = attn_sm90_divide(problem_head, sm.span.by_problem_heads);
+        problem_head -= member * sm.span.problem_heads;
+        problem = sm.span.problem_begin + member;
+    }
+    if (first) {
+        pipeline_wait_init<T>();
+    } else {
+        wait_empty(sm.tile_empty[slot.index()], slot.parity());
+    }
+    if (from == nullptr) {
         if (lane == 0) {
-            const uint32_t h_q = p->layout.h_q, ratio = p->layout.ratio, d = p->layout.d;
-            const float scale = p->own.scale, cap_scale = p->own.cap_scale;
-            const uint32_t batch = problem_head / h_q, head = problem_head - batch * h_q;
-            const uint32_t kv_head = head / ratio;
-            info.row = row;
-            info.key_blocks = most;
-            info.s_q = s_q;
-            info.s_kv = s_kv;
-            info.scale = scale;
-            info.cap_scale = cap_scale;
-            info.d = d;
-            info.batch = batch;
-            info.kv_head = static_cast<int32_t>(kv_head);
-            info.member = static_cast<int32_t>(head - kv_head * ratio);
-            // O, then LSE: both at once take more registers than there are.
-            const int64_t o_at = batch * p->layout.o_stride.b + head * p->layout.o_stride.h;
-            uint16_t *const o = static_cast<uint16_t *>(p->own.o);
-            const int64_t o_stride = p->layout.o_stride.s;
-            info.o = o + o_at;
-            info.o_stride = o_stride;
-            const int64_t lse_at = batch * p->own.lse_stride_b + head * p->own.lse_stride_h;
-            float *const lse = p->own.lse;
-            info.lse = lse == nullptr ? nullptr : lse + lse_at;
-            locate_in_maps(args, p, batch, &info);
+            info.key_blocks = 0;
+            mbarrier_arrive(smem_addr(&sm.tile_full[slot.index()]));
+            mbarrier_arrive(smem_addr(&sm.tile_ready[slot.index()]));
         }
-    } else if (lane == 0) {
-        info.key_blocks = 0;
+        return;
+    }
+    problem_fetch(&sm.record, args, problem, lane, &info);
+    const ProblemRecord &p = sm.record;
+    const int32_t row = attn_sm90_tile_row(m_block, sm.span.m_blocks, T::kRows, p.own.s_q, T::kCausal);
+    const int32_t live = attn_sm90_live_blocks(row + lane * kRowsPerGroup, kRowsPerGroup, p.own.s_q, p.own.s_kv,
+                                               T::kCausal, T::kKeys);
+    int32_t most = 0;
+#pragma unroll
+    for (int g = 0; g < T::kGroups; ++g) {
+        const int32_t of_group = __shfl_sync(0xffffffffu, live, g);
+        most = max(most, of_group);
+        if (lane == 0) {
+            info.live_blocks[g] = of_group;
+        }
     }
     if (lane == 0) {
+        const uint32_t batch = attn_sm90_divide(problem_head, p.layout.by_h_q);
+        const uint32_t head = problem_head - batch * p.layout.h_q;
+        const uint32_t kv_head = attn_sm90_divide(head, p.layout.by_ratio);
+        info.key_blocks = most;
+        info.row = row;
+        info.kv_head = static_cast<int32_t>(kv_head);
+        info.member = static_cast<int32_t>(head - kv_head * p.layout.ratio);
+        info.q_row = args.has_arenas == 0 ? row : row + static_cast<int32_t>(args.origin[0].rows) - p.own.s_q;
+        info.kv_row = args.has_arenas == 0 ? 0 : static_cast<int32_t>(args.origin[1].rows) - p.own.s_kv;
+#pragma unroll
+        for (int i = 0; i < 3; ++i) {
+            info.place[i] = place_of(args, p, batch, i);
+        }
         mbarrier_arrive(smem_addr(&sm.tile_full[slot.index()]));
+        info.s_q = p.own.s_q;
+        info.s_kv = p.own.s_kv;
+        info.scale = p.own.scale;
+        info.cap_scale = p.own.cap_scale;
+        info.d = p.layout.d;
+        info.batch = batch;
+        info.o = static_cast<uint16_t *>(p.own.o) + (batch * p.layout.o_stride.b + head * p.layout.o_stride.h);
+        info.o_stride = p.layout.o_stride.s;
+        float *const lse = p.own.lse;
+        info.lse = lse == nullptr ? nullptr : lse + (batch * p.own.lse_stride_b + head * p.own.lse_stride_h);
+        mbarrier_arrive(smem_addr(&sm.tile_ready[slot.index()]));
     }
     __syncwarp();
     slot.advance();
@@ -234,6 +245,7 @@ template <class T> __device__ __forceinline__ void schedule(typename T::Shared &
     Ring<kTilesAhead> wanted;
     uint32_t tile = blockIdx.x, found = 0, next; // found: the span; next: of lane 0
     if (maps_are_uploaded(args)) {
+        grid_wait();
         for (uint32_t i = lane; i < 3 * args.early_maps; i += 32) {
             fence_tensormap_acquire(map_number(&args.uploaded[i / 3], i % 3));
         }
@@ -247,11 +259,11 @@ template <class T> __device__ __forceinline__ void schedule(typename T::Shared &
         if (span != nullptr && records_are_uploaded(args) && lane == 0) {
             next = atomicInc(args.counter, args.tiles - 1);
         }
-        announce<T>(sm, args, slot, tile, span, lane);
+        const bool first = tile == blockIdx.x;
+        announce<T>(sm, args, slot, tile, span, first, lane);
         if (span == nullptr) {
             break;
         }
-        const bool first = tile == blockIdx.x;
         if (!first || args.far_ahead == 0) {
             wait_full(sm.tile_wanted[wanted.index()], wanted.parity());
             wanted.advance();
@@ -297,13 +309,13 @@ template <class T> __device__ __forceinline__ void produce(typename T::Shared &s
                 }
                 wanted.advance();
             }
-            const int row = block * T::kKeys + tile.kv_shift;
-            io.load_kv(io.k, &maps->k_map, sm.k_full, sm.k_empty, sm.k, row, tile.kv_head, tile.k_batch);
+            const int row = block * T::kKeys + tile.kv_row;
+            io.load_kv(io.k, &maps->k_map, sm.k_full, sm.k_empty, sm.k, row, tile.kv_head, tile.place[1]);
             load_pending_v();
             v_map = &maps->v_map;
             v_row = row;
             v_head = tile.kv_head;
-            v_batch = tile.v_batch;
+            v_batch = tile.place[2];
         }
         if (!T::kSeamless) {
             load_pending_v();

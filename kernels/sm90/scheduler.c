@@ -50,6 +50,10 @@ static void cut_sections(const attn_problem_t *p, bool causal, uint32_t units, a
         heads = 1;
     span->section_heads = heads < span->heads ? (uint32_t)heads : span->heads;
     span->sections = span->heads > last ? (span->heads - last) / span->section_heads + 1 : 1;
+    span->by_section_tiles = attn_sm90_divisor(span->m_blocks * span->section_heads);
+    span->by_section_heads = attn_sm90_divisor(span->section_heads);
+    span->by_last_heads = attn_sm90_divisor(span->heads - (span->sections - 1) * span->section_heads);
+    span->by_problem_heads = attn_sm90_divisor(span->problem_heads);
 }
 
 /* Makes spans of runs of problems of one shape, in launch order. */

@@ -9,12 +9,7 @@
 #define ATTN_SM90_SCHEDULER_H
 
 #include "attn/kernel.h"
-
-#ifdef __CUDACC__
-#define ATTN_SM90_BOTH __host__ __device__ __forceinline__
-#else
-#define ATTN_SM90_BOTH static inline
-#endif
+#include "divisor.h"
 
 /* K and V of a section stay below this. The L2 has 50 MB, but each half of the chip keeps its own copy of what both
  * read, and Q and O pass by: with 32 MB, K and V of 512 tokens are read twice from memory (H100, 512 causal: 122 us;
@@ -33,27 +28,29 @@ typedef struct attn_sm90_span {
     uint32_t sections;
     uint32_t problem_begin; /* its first problem's place in the launch */
     uint32_t problem_heads; /* batch * h_q of one problem */
-    uint32_t unused;        /* a span fills a sector of the device's cache */
+    uint32_t unused;        /* spans are copied in pieces of 16 bytes */
+    attn_sm90_divisor_t by_section_tiles; /* of a section but the last: m_blocks * section_heads */
+    attn_sm90_divisor_t by_section_heads, by_last_heads, by_problem_heads;
 } attn_sm90_span_t;
 
 /* The place of tile `tile` (tile_begin <= tile) of a span: its block of rows and its head, of `heads`. */
 ATTN_SM90_BOTH void attn_sm90_tile_locate(const attn_sm90_span_t *span, uint32_t tile, bool longest_first,
                                           uint32_t *ret_m_block, uint32_t *ret_head)
 {
-    const uint32_t t = tile - span->tile_begin;
+    const uint32_t t = tile - span->tile_begin, full = attn_sm90_divide(t, span->by_section_tiles);
     if (!longest_first) {
-        *ret_head = t / span->m_blocks;
-        *ret_m_block = t % span->m_blocks;
+        *ret_head = full;
+        *ret_m_block = t - full * span->m_blocks;
         return;
     }
-    const uint32_t section_tiles = span->m_blocks * span->section_heads;
-    const uint32_t full = t / section_tiles;
-    const uint32_t section = full < span->sections ? full : span->sections - 1;
-    const uint32_t rest = t - section * section_tiles;
-    const uint32_t head_first = section * span->section_heads;
-    const uint32_t heads = section + 1 < span->sections ? span->section_heads : span->heads - head_first;
-    *ret_m_block = span->m_blocks - 1 - rest / heads;
-    *ret_head = head_first + rest % heads;
+    const bool last = full + 1 >= span->sections;
+    const uint32_t head_first = (last ? span->sections - 1 : full) * span->section_heads;
+    const uint32_t heads = last ? span->heads - head_first : span->section_heads;
+    const attn_sm90_divisor_t by_heads = {last ? span->by_last_heads.magic : span->by_section_heads.magic,
+                                          last ? span->by_last_heads.shift : span->by_section_heads.shift};
+    const uint32_t rest = t - head_first * span->m_blocks, above = attn_sm90_divide(rest, by_heads);
+    *ret_m_block = span->m_blocks - 1 - above;
+    *ret_head = head_first + rest - above * heads;
 }
 
 /* First row of tile `m_block` of the `m_blocks` of a head. Rows that are missing for whole tiles are missing in whole
@@ -61,8 +58,9 @@ ATTN_SM90_BOTH void attn_sm90_tile_locate(const attn_sm90_span_t *span, uint32_t
  * would leave the fewest warp groups with the most key blocks. */
 ATTN_SM90_BOTH int32_t attn_sm90_tile_row(uint32_t m_block, uint32_t m_blocks, int32_t tile_m, int32_t s_q, bool causal)
 {
-    const int32_t missing = (int32_t)(m_blocks * (uint32_t)tile_m) - s_q;
-    return (int32_t)(m_block * (uint32_t)tile_m) - (causal ? missing / ATTN_SM90_GROUP_ROWS * ATTN_SM90_GROUP_ROWS : 0);
+    const uint32_t missing = m_blocks * (uint32_t)tile_m - (uint32_t)s_q;
+    const uint32_t shift = causal ? missing / ATTN_SM90_GROUP_ROWS * ATTN_SM90_GROUP_ROWS : 0;
+    return (int32_t)(m_block * (uint32_t)tile_m - shift);
 }
 
 /* Keys that row `row` sees: min(s_kv, row + s_kv - s_q + 1) when causal, never negative. */
@@ -81,9 +79,9 @@ ATTN_SM90_BOTH int32_t attn_sm90_key_blocks(int32_t row_first, int32_t tile_m, i
                                             int32_t tile_n)
 {
     const int32_t row_last = (s_q - row_first < tile_m ? s_q : row_first + tile_m) - 1;
-    const int32_t keys = attn_sm90_visible_keys(row_last, s_q, s_kv, causal);
-    const int32_t blocks = keys / tile_n + (keys % tile_n != 0);
-    return blocks < 1 ? 1 : blocks;
+    const uint32_t keys = (uint32_t)attn_sm90_visible_keys(row_last, s_q, s_kv, causal);
+    const uint32_t blocks = (keys + (uint32_t)tile_n - 1) / (uint32_t)tile_n;
+    return blocks < 1 ? 1 : (int32_t)blocks;
 }
 
 /* Key blocks of them that a warp group's rows [row_first, row_first + rows) see, the first ones: 0 when it has no row,

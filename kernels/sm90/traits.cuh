@@ -25,23 +25,23 @@ struct ProblemRecord {
 static_assert(offsetof(ProblemArgs, layout) - offsetof(ProblemArgs, own) == offsetof(ProblemRecord, layout),
               "a record is copied as it is");
 
-// What the consumers must know about a tile; written by the producer.
+// A tile, as the scheduler warp announces it: first what the load warp must know, then the rest. A multiple of 8 bytes.
 struct TileInfo {
     int32_t key_blocks;               // 0: no more tiles
     int32_t live_blocks[kMostGroups]; // of these the first ones, which a consumer warp group's rows see
     int32_t row;                      // first query row
+    int32_t kv_head, member;          // key head, and the query head among those that share it
+    int32_t q_row, kv_row;            // coordinates of the first query row and the first key in the maps
+    int32_t place[3];                 // of the batch in the maps of q, k and v
+    const void *maps;                 // ProblemArgs
+    // For the consumers.
     int32_t s_q, s_kv;
     float scale, cap_scale;
     uint32_t d, batch;
-    int32_t kv_head, member;           // key head, and the query head among those that share it
-    int32_t kv_shift;                  // coordinate of the first key in the maps
-    void *o;                           // row 0 of this head
-    int64_t o_stride;                  // elements from row to row
-    float *lse;                        // row 0 of this head, or NULL
-    const void *maps;                  // ProblemArgs
-    const void *own, *layout;          // of the problem, for repair.cuh
-    int32_t q_batch, k_batch, v_batch; // coordinates of the batch in the maps
-    int32_t q_shift;                   // and of the first query row
+    void *o;                  // row 0 of this head
+    int64_t o_stride;         // elements from row to row
+    float *lse;               // row 0 of this head, or NULL
+    const void *own, *layout; // of the problem, for repair.cuh
 };
 
 template <class E_, int kHeadDim_, bool kCausal_, bool kSoftcap_> struct Traits {
@@ -79,10 +79,13 @@ template <class E_, int kHeadDim_, bool kCausal_, bool kSoftcap_> struct Traits 
         uint64_t q_full[kQBuffers][kGroups], q_empty[kQBuffers][kGroups];
         uint64_t k_full[kStages], k_empty[kStages];
         uint64_t v_full[kStages], v_empty[kStages];
-        uint64_t tile_full[kTileSlots], tile_empty[kTileSlots];
+        uint64_t tile_full[kTileSlots], tile_empty[kTileSlots]; // full: for the load warp
+        uint64_t tile_ready[kTileSlots];                        // full for the consumers
         uint64_t tile_wanted[kTilesAhead]; // from the load warp: announce the next tile
         TileInfo tile[kTileSlots];
-        alignas(16) ProblemRecord record; // of an uploaded problem, where the scheduler warp reads it
+        // Of the tile that the scheduler warp announces.
+        alignas(16) attn_sm90_span_t span;
+        alignas(16) ProblemRecord record;
     };
     static_assert(kGroups <= kMostGroups, "TileInfo");
     static_assert(sizeof(TileInfo) % 16 == 8, "reads of 16 bytes would need registers that the epilogue has not");

@@ -13,30 +13,36 @@ template <class T> __global__ void __launch_bounds__(T::kThreads, 1) unified(con
     extern __shared__ __align__(1024) unsigned char memory[];
     typename T::Shared &sm = *reinterpret_cast<typename T::Shared *>(memory);
 
-    if (threadIdx.x == 0) {
-        pipeline_init<T>(sm);
-    } else if (threadIdx.x == 64 && !maps_are_uploaded(args)) {
-        // The first loads would wait for these.
-        tma_prefetch_map(&args.problem[0].q_map);
-        tma_prefetch_map(&args.problem[0].k_map);
-        tma_prefetch_map(&args.problem[0].v_map);
-    }
-    // Launched early: all wait for maps that are uploaded; for records only who reads them first (schedule()), and for
-    // inputs who loads them (produce()).
-    if (maps_are_uploaded(args)) {
-        grid_wait();
-    }
-    __syncthreads();
-    if (threadIdx.x < kWarpGroup) {
-        registers_drop<T::kTile.producer_registers>();
-        if (threadIdx.x < 32) {
-            produce<T>(sm, args);
-        } else if (threadIdx.x < 64) {
-            schedule<T>(sm, args);
-        }
-    } else {
+    // Launched early: for what is uploaded waits who reads it first (schedule()), for inputs who loads them (produce()).
+    if (threadIdx.x >= kWarpGroup) {
+        pipeline_wait_init<T>();
         registers_raise<T::kTile.consumer_registers>();
         consume<T>(sm);
+        return;
+    }
+    registers_drop<T::kTile.producer_registers>();
+    switch (threadIdx.x / 32) {
+    case 0:
+        if (threadIdx.x == 0) {
+            pipeline_init<T>(sm);
+        }
+        pipeline_wait_init<T>();
+        produce<T>(sm, args);
+        break;
+    case 1:
+        schedule<T>(sm, args);
+        break;
+    case 2:
+        if (threadIdx.x == 64 && !maps_are_uploaded(args)) {
+            // The first loads would wait for these.
+            tma_prefetch_map(&args.problem[0].q_map);
+            tma_prefetch_map(&args.problem[0].k_map);
+            tma_prefetch_map(&args.problem[0].v_map);
+        }
+        pipeline_wait_init<T>();
+        break;
+    default:
+        pipeline_wait_init<T>();
     }
 }
 

@@ -148,8 +148,20 @@ void fill(const attn_config_t &config, const attn_problem_t &p, ProblemArgs *arg
     own.s_kv = static_cast<int32_t>(p.s_kv);
     own.scale = exponent_scale(config, p);
     own.cap_scale = config.softcap ? p.sm_scale / p.softcap : 0.f;
-    own.layout_at = own.unused = 0;
-    args->layout = {strides(p.q), strides(p.k), strides(p.v), strides(p.o), p.batch, p.h_q, p.h_q / p.h_kv, p.d};
+    own.place[0] = own.place[1] = own.place[2] = 0;
+    own.layout_at = 0;
+    own.unused = 0;
+    const uint32_t ratio = p.h_q / p.h_kv;
+    args->layout = {strides(p.q),
+                    strides(p.k),
+                    strides(p.v),
+                    strides(p.o),
+                    p.batch,
+                    p.h_q,
+                    ratio,
+                    p.d,
+                    attn_sm90_divisor(p.h_q),
+                    attn_sm90_divisor(ratio)};
 }
 
 attn_status_t fill_maps(EncodeTiled encode_tiled, attn_dtype_t dtype, const Kernel &kernel, ProblemArgs *args,
@@ -167,11 +179,12 @@ attn_status_t fill_maps(EncodeTiled encode_tiled, attn_dtype_t dtype, const Kern
     return st;
 }
 
-// Maps of arenas, which serve all problems that `args` is one of. Its strides from row to row become the arenas': they
-// were anything if it has a single row.
+// Maps of arenas, which serve all problems, in the first one. Its strides from row to row become the arenas': they were
+// anything if it has a single row.
 attn_status_t fill_arena_maps(EncodeTiled encode_tiled, attn_dtype_t dtype, const Kernel &kernel,
-                              const attn_sm90_arenas_t &arenas, ProblemArgs *args, attn_error_t *err)
+                              const attn_sm90_arenas_t &arenas, GroupArgs *group, attn_error_t *err)
 {
+    ProblemArgs *const args = &group->problem[0];
     Layout &l = args->layout;
     attn_status_t st = encode(encode_tiled, &args->q_map, dtype, kernel, map_of_q_arena(l, arenas.q), 2, 64, "q", err);
     if (st == ATTN_OK) {
@@ -186,11 +199,25 @@ attn_status_t fill_arena_maps(EncodeTiled encode_tiled, attn_dtype_t dtype, cons
         l.q_stride.s = arenas.q.stride / 2;
         l.k_stride.s = arenas.k.stride / 2;
         l.v_stride.s = arenas.v.stride / 2;
-        args->q_origin = arenas.q.origin;
-        args->k_origin = arenas.k.origin;
-        args->v_origin = arenas.v.origin;
+        group->origin[0] = arenas.q.origin;
+        group->origin[1] = arenas.k.origin;
+        group->origin[2] = arenas.v.origin;
+        group->has_arenas = 1;
     }
     return st;
+}
+
+// Where a problem lies in the arenas of its group.
+void fill_places(const GroupArgs &group, Own *own)
+{
+    const Layout &l = group.problem[0].layout;
+    const auto place = [&](int i, const void *data, int64_t stride_s, int32_t length) {
+        own->place[i] =
+            attn_sm90_arena_place(&group.origin[i], 2 * stride_s, reinterpret_cast<int64_t>(data), length);
+    };
+    place(0, own->q, l.q_stride.s, own->s_q);
+    place(1, own->k, l.k_stride.s, own->s_kv);
+    place(2, own->v, l.v_stride.s, own->s_kv);
 }
 
 struct KernelClass {
@@ -390,8 +417,7 @@ attn_status_t fill_first(Launch *launch, attn_error_t *err)
     attn_sm90_arenas_t arenas;
     attn_error_t no_arena_maps; // no error: problems get maps of their own
     if (attn_sm90_arenas_find(&launch->work, &arenas) &&
-        fill_arena_maps(encode_tiled, dtype, kernel, arenas, &args.problem[0], &no_arena_maps) == ATTN_OK) {
-        args.has_arenas = 1;
+        fill_arena_maps(encode_tiled, dtype, kernel, arenas, &args, &no_arena_maps) == ATTN_OK) {
         return ATTN_OK;
     }
     return fill_maps(encode_tiled, dtype, kernel, &args.problem[0], err);
@@ -410,6 +436,7 @@ void fill_listed(Launch *launch)
         if (memcmp(&problem.layout, &args.problem[0].layout, sizeof(Layout)) != 0) {
             break;
         }
+        fill_places(args, &problem.own);
         own[fit] = problem.own;
     }
     for (uint32_t i = 0; i < args.spans && i < kInlineProblems; ++i) {
@@ -443,6 +470,9 @@ attn_status_t upload(Launch *launch, const attn_exec_t *exec, attn_error_t *err)
         for (uint32_t i = 0; i < parcel.problems; ++i) {
             ProblemArgs problem;
             fill(launch->work.config, problem_at(*launch, first + i), &problem);
+            if (args.has_arenas != 0) {
+                fill_places(args, &problem.own);
+            }
             parcel_add(&parcel, i, &problem);
         }
         parcel_end(&parcel, launch->plan.spans + first, spans);

@@ -29,7 +29,7 @@ static_assert(kRecordAt == 3 * sizeof(CUtensorMap) && kLayoutAt == kRecordAt + k
                   kRecordBytes % kPiece == 0 && kLayoutBytes % kPiece == 0,
               "ProblemArgs can be put together from pieces");
 
-constexpr uint32_t kParcelProblems = 128;
+constexpr uint32_t kParcelProblems = 96;
 constexpr uint32_t kParcelBytes = kParcelProblems * (kRecordBytes + kLayoutBytes + sizeof(attn_sm90_span_t));
 static_assert(sizeof(attn_sm90_span_t) <= kPiece * 31, "a warp for each problem can copy the spans as well");
 static_assert(kParcelProblems * sizeof(attn_sm90_span_t) % kPiece == 0, "spans of a full parcel are whole pieces");
@@ -151,8 +151,8 @@ inline void parcel_end(Parcel<kParcelBytes> *parcel, const attn_sm90_span_t *spa
 template <uint32_t kBytes>
 cudaError_t parcel_expand(Parcel<kParcelBytes> *parcel, ProblemArgs *to, attn_sm90_span_t *spans, cudaStream_t stream)
 {
-    static_assert(kBytes <= kParcelBytes && sizeof(Parcel<kBytes>) + 2 * sizeof(void *) <= 32764,
-                  "parameters of a kernel are at most 32764 bytes");
+    static_assert(kBytes <= kParcelBytes && sizeof(Parcel<kBytes>) + 2 * sizeof(void *) <= 31 * 1024,
+                  "parameters of a kernel, and 736 bytes of the driver's, are at most 32 KB");
     cudaLaunchConfig_t config = {};
     config.gridDim = dim3((parcel->problems + kExpandWarps - 1) / kExpandWarps);
     config.blockDim = dim3(32 * kExpandWarps);

@@ -7,8 +7,8 @@
 
 namespace attn_sm90 {
 
-// Named barriers of the kernel. 0 is __syncthreads. Order barrier w belongs to consumer warp group w.
-enum NamedBarrier : int { kBarrierOrder0 = 1, kBarrierOrder1 = 2, kBarrierOrder2 = 3 };
+// Named barriers of the kernel. Order barrier w belongs to consumer warp group w.
+enum NamedBarrier : int { kBarrierBlock = 0, kBarrierOrder0 = 1, kBarrierOrder1 = 2, kBarrierOrder2 = 3 };
 
 #ifdef ATTN_SM90_JITTER
 // Test build only: a pseudo-random delay of up to about 2 us before every wait and arrive, so that a missing
