@@ -67,7 +67,7 @@ struct GroupArgs {
     Place place;
     uint32_t has_arenas; // the first element of `problem` has their maps; else every problem has its own
     uint32_t early_maps; // uploaded problems whose maps every block acquires before its first tile: all, or 0
-    uint32_t far_ahead;  // tiles are announced one further ahead
+    uint32_t early;      // tiles are found one further ahead
     uint32_t spans, tiles;
     uint32_t listed;       // problems that are listed
     uint32_t tiles_listed; // tiles of these, whose spans are in `span`
@@ -92,6 +92,24 @@ ATTN_SM90_BOTH bool records_are_uploaded(const GroupArgs &args)
 ATTN_SM90_BOTH const Own *problems_listed(const GroupArgs &args)
 {
     return reinterpret_cast<const Own *>(&args.problem[1]);
+}
+
+// Where problem number `at` of a launch is: its maps, if it has them, and its layout.
+ATTN_SM90_BOTH const ProblemArgs *problem_at(const GroupArgs &args, uint32_t at)
+{
+    return at < args.listed ? &args.problem[0] : args.place == kInline ? &args.problem[at] : &args.uploaded[at];
+}
+
+// Whose maps its loads take.
+ATTN_SM90_BOTH const ProblemArgs *maps_of(const GroupArgs &args, uint32_t at)
+{
+    return args.has_arenas != 0 ? &args.problem[0] : problem_at(args, at);
+}
+
+// What it has of its own.
+ATTN_SM90_BOTH const Own *own_at(const GroupArgs &args, uint32_t at)
+{
+    return at < args.listed ? problems_listed(args) + at : &problem_at(args, at)->own;
 }
 
 } // namespace attn_sm90

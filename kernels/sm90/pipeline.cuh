@@ -84,9 +84,11 @@ template <class T> __device__ __forceinline__ void pipeline_init(typename T::Sha
         mbarrier_init(smem_addr(&sm.tile_ready[i]), 1);
         mbarrier_init(smem_addr(&sm.tile_empty[i]), kWarpsPerGroup * T::kGroups + 1); // and the load warp
     }
-    for (int i = 0; i < kTilesAhead; ++i) {
+    for (int i = 0; i < kSchedulers; ++i) {
         mbarrier_init(smem_addr(&sm.tile_wanted[i]), 1);
+        mbarrier_init(smem_addr(&sm.tile_numbered[i]), 1);
     }
+    sm.ended = 0;
     fence_mbarrier_init();
 }
 

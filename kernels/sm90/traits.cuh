@@ -14,7 +14,7 @@ constexpr int kWarpGroup = 128;                     // threads
 constexpr int kRowsPerGroup = ATTN_SM90_GROUP_ROWS; // of a consumer warp group: the M of wgmma
 constexpr int kMostGroups = 3;                      // consumer warp groups of the largest tile
 constexpr int kTileSlots = 4;                       // tiles announced by the producer and not yet finished
-constexpr int kTilesAhead = 2; // requests of the load warp that the scheduler warp may not have seen yet
+constexpr int kSchedulers = 2;                      // scheduler warps; tile n of a block is that of warp n modulo 2
 constexpr int kSharedMax = 227 * 1024;
 
 // The parts of a problem but its maps.
@@ -25,6 +25,12 @@ struct ProblemRecord {
 static_assert(offsetof(ProblemArgs, layout) - offsetof(ProblemArgs, own) == offsetof(ProblemRecord, layout),
               "a record is copied as it is");
 
+// Copies of what a tile belongs to.
+struct alignas(16) Found {
+    attn_sm90_span_t span;
+    ProblemRecord record;
+};
+
 // A tile, as the scheduler warp announces it: first what the load warp must know, then the rest. A multiple of 8 bytes.
 struct TileInfo {
     int32_t key_blocks;               // 0: no more tiles
@@ -33,14 +39,14 @@ struct TileInfo {
     int32_t kv_head, member;          // key head, and the query head among those that share it
     int32_t q_row, kv_row;            // coordinates of the first query row and the first key in the maps
     int32_t place[3];                 // of the batch in the maps of q, k and v
-    const void *maps;                 // ProblemArgs
+    uint32_t problem;                 // its number
     // For the consumers.
     int32_t s_q, s_kv;
     float scale, cap_scale;
     uint32_t d, batch;
-    void *o;                  // row 0 of this head
-    int64_t o_stride;         // elements from row to row
-    float *lse;               // row 0 of this head, or NULL
+    void *o;          // row 0 of this head
+    int64_t o_stride; // elements from row to row
+    float *lse;       // row 0 of this head, or NULL
     const void *own, *layout; // of the problem, for repair.cuh
 };
 
@@ -81,11 +87,11 @@ template <class E_, int kHeadDim_, bool kCausal_, bool kSoftcap_> struct Traits 
         uint64_t v_full[kStages], v_empty[kStages];
         uint64_t tile_full[kTileSlots], tile_empty[kTileSlots]; // full: for the load warp
         uint64_t tile_ready[kTileSlots];                        // full for the consumers
-        uint64_t tile_wanted[kTilesAhead]; // from the load warp: announce the next tile
+        uint64_t tile_wanted[kSchedulers];   // tile n: the load warp wants the next one announced
+        uint64_t tile_numbered[kSchedulers]; // its number is fetched, the next one's may be
+        uint32_t ended;                      // to the other scheduler warp: there is no next one
         TileInfo tile[kTileSlots];
-        // Of the tile that the scheduler warp announces.
-        alignas(16) attn_sm90_span_t span;
-        alignas(16) ProblemRecord record;
+        Found found[kSchedulers];
     };
     static_assert(kGroups <= kMostGroups, "TileInfo");
     static_assert(sizeof(TileInfo) % 16 == 8, "reads of 16 bytes would need registers that the epilogue has not");

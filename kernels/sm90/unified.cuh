@@ -1,7 +1,8 @@
-// unified.cuh: the kernel, composed of its roles: warp group 0 produces, the others consume.
+// unified.cuh: the kernel, composed of its roles: warp group 0 schedules and loads, the others consume.
 #ifndef ATTN_SM90_UNIFIED_CUH
 #define ATTN_SM90_UNIFIED_CUH
 
+#include "announce.cuh"
 #include "consumer.cuh"
 #include "kernels.cuh"
 #include "producer.cuh"
@@ -30,18 +31,16 @@ template <class T> __global__ void __launch_bounds__(T::kThreads, 1) unified(con
         produce<T>(sm, args);
         break;
     case 1:
-        schedule<T>(sm, args);
-        break;
     case 2:
-        if (threadIdx.x == 64 && !maps_are_uploaded(args)) {
+        schedule<T>(sm, args, static_cast<int>(threadIdx.x / 32) - 1);
+        break;
+    default:
+        if (threadIdx.x == 96 && !maps_are_uploaded(args)) {
             // The first loads would wait for these.
             tma_prefetch_map(&args.problem[0].q_map);
             tma_prefetch_map(&args.problem[0].k_map);
             tma_prefetch_map(&args.problem[0].v_map);
         }
-        pipeline_wait_init<T>();
-        break;
-    default:
         pipeline_wait_init<T>();
     }
 }

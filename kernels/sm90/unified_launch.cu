@@ -344,6 +344,11 @@ uint32_t units_of(const attn_exec_t *exec)
     return static_cast<uint32_t>(exec->device->units);
 }
 
+// Key blocks of a tile that lasts no longer than it takes to read and announce the next one of uploaded problems. If
+// the longest one is such, announcing further ahead leaves no block without work for long at the end (H100, 64 problems
+// of 16 to 256 rows: 6 % causal, 4 % full; where only the last tiles are brief it costs 1 %).
+constexpr int32_t kBriefBlocks = 2;
+
 // Merges and numbers the tiles.
 attn_status_t describe(const attn_group_t *group, const attn_exec_t *exec, Launch *launch, attn_error_t *err)
 {
@@ -367,7 +372,8 @@ attn_status_t describe(const attn_group_t *group, const attn_exec_t *exec, Launc
     args.tiles = launch->plan.tiles;
     args.uploaded = nullptr;
     args.uploaded_spans = nullptr;
-    args.has_arenas = args.early_maps = args.far_ahead = 0;
+    args.has_arenas = args.early_maps = 0;
+    args.early = launch->plan.entries[0].longest <= kBriefBlocks;
     args.listed = args.tiles_listed = 0;
     if (launch->plan.spans != args.span) {
         const uint32_t spans = args.spans < kInlineProblems ? args.spans : kInlineProblems;
@@ -388,11 +394,6 @@ attn_status_t fill_inline(Launch *launch, attn_error_t *err)
     }
     return st;
 }
-
-// Key blocks of a tile that lasts no longer than it takes to read and announce the next one of uploaded problems. If
-// the longest one is such, announcing further ahead leaves no block without work for long at the end (H100, 64 problems
-// of 16 to 256 rows: 6 % causal, 4 % full; where only the last tiles are brief it costs 1 %).
-constexpr int32_t kBriefBlocks = 2;
 
 // Acquiring a problem's three maps takes a block 0.08 us before its first load and 0.5 us between its tiles, where the
 // TMA unit has loads under way (H100). Before, that is for all problems; between, for no more than the block has tiles.
@@ -486,7 +487,7 @@ attn_status_t upload(Launch *launch, const attn_exec_t *exec, attn_error_t *err)
     args.uploaded = to;
     args.uploaded_spans = few_spans ? nullptr : spans_to;
     args.early_maps = maps_are_uploaded(args) && maps_are_early(args.tiles, units_of(exec), count) ? count : 0;
-    args.far_ahead = maps_are_uploaded(args) || launch->plan.entries[0].longest <= kBriefBlocks;
+    args.early = 1;
     return ATTN_OK;
 }
 
