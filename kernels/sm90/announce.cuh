@@ -35,11 +35,10 @@ __device__ __forceinline__ void maps_fetch(const GroupArgs &args, const ProblemA
     __syncwarp();
 }
 
-// A tile, found. The same in all lanes but `live`.
+// A tile, found. Lanes below the number of warp groups have what is their warp group's.
 struct FoundTile {
-    int32_t row;  // first query row
-    int32_t live; // key blocks that the rows of warp group `lane` see
-    uint32_t batch, head;
+    int32_t row, live; // first query row, and key blocks that the rows see: none in other lanes
+    uint32_t batch, kv_head, member;
 };
 
 // A scheduler warp. All lanes call its functions.
@@ -120,75 +119,82 @@ template <class T> struct Scheduler {
         problem_head -= of_span * found.span.problem_heads;
         problem_fetch(found.span.problem_begin + of_span);
         const ProblemRecord &p = found.record;
+        const bool apart = found.span.together == 1;
         FoundTile tile;
-        tile.row = attn_sm90_tile_row(m_block, found.span.m_blocks, T::kRows, p.own.s_q, T::kCausal);
-        tile.live = attn_sm90_live_blocks(tile.row + lane * kRowsPerGroup, kRowsPerGroup, p.own.s_q, p.own.s_kv,
-                                          T::kCausal, T::kKeys);
-        tile.batch = attn_sm90_divide(problem_head, p.layout.by_h_q);
-        tile.head = problem_head - tile.batch * p.layout.h_q;
+        tile.batch = attn_sm90_divide(problem_head, found.span.by_batch_heads);
+        const uint32_t head = problem_head - tile.batch * found.span.batch_heads;
+        tile.kv_head = attn_sm90_divide(head, found.span.by_kv_heads);
+        tile.member = (head - tile.kv_head * found.span.kv_heads) * found.span.together;
+        if (apart) {
+            tile.row = attn_sm90_tile_row(m_block, found.span.m_blocks, T::kRows, p.own.s_q, T::kCausal) +
+                       lane * kRowsPerGroup;
+        } else {
+            tile.row = 0;
+            tile.member += lane;
+        }
+        tile.live = lane < T::kGroups && tile.member < p.layout.ratio
+                        ? attn_sm90_live_blocks(tile.row, kRowsPerGroup, p.own.s_q, p.own.s_kv, T::kCausal, T::kKeys)
+                        : 0;
         return tile;
     }
 
-    // Announces a tile in a slot: to the load warp as soon as it can load, then to the consumers.
+    // Announces a tile in a slot: to the load warp as soon as it can load, then to the consumers. Each lane writes what
+    // is its warp group's, and arrives for itself.
     __device__ __forceinline__ void announce(const FoundTile &tile, int slot)
     {
         const ProblemRecord &p = found.record;
         TileInfo &info = sm.tile[slot];
-        int32_t most = 0;
-#pragma unroll
-        for (int g = 0; g < T::kGroups; ++g) {
-            const int32_t of_group = __shfl_sync(0xffffffffu, tile.live, g);
-            most = max(most, of_group);
+        const int32_t most = __reduce_max_sync(0xffffffffu, tile.live);
+        const bool arenas = args.has_arenas != 0;
+        if (lane < T::kGroups) {
+            info.live_blocks[lane] = tile.live;
+            info.member[lane] = static_cast<int32_t>(tile.member);
+            info.q_row[lane] = arenas ? tile.row + static_cast<int32_t>(args.origin[0].rows) - p.own.s_q : tile.row;
             if (lane == 0) {
-                info.live_blocks[g] = of_group;
+                info.key_blocks = most;
+                info.kv_head = static_cast<int32_t>(tile.kv_head);
+                info.kv_row = arenas ? static_cast<int32_t>(args.origin[1].rows) - p.own.s_kv : 0;
+                info.problem = problem_there;
+                places_write(tile.batch, info.place);
             }
-        }
-        if (lane == 0) {
-            const uint32_t kv_head = attn_sm90_divide(tile.head, p.layout.by_ratio);
-            info.key_blocks = most;
-            info.row = tile.row;
-            info.kv_head = static_cast<int32_t>(kv_head);
-            info.member = static_cast<int32_t>(tile.head - kv_head * p.layout.ratio);
-            info.problem = problem_there;
-            places_write(tile, info);
             mbarrier_arrive(smem_addr(&sm.tile_full[slot]));
-            info.s_q = p.own.s_q;
-            info.s_kv = p.own.s_kv;
-            info.scale = p.own.scale;
-            info.cap_scale = p.own.cap_scale;
-            info.d = p.layout.d;
-            info.batch = tile.batch;
-            info.own = own_at(args, problem_there);
-            info.layout = &problem_at(args, problem_there)->layout;
-            info.o = static_cast<uint16_t *>(p.own.o) +
-                     (tile.batch * p.layout.o_stride.b + tile.head * p.layout.o_stride.h);
-            info.o_stride = p.layout.o_stride.s;
+            const uint32_t head = tile.kv_head * p.layout.ratio + tile.member;
             float *const lse = p.own.lse;
-            info.lse = lse == nullptr ? nullptr
-                                      : lse + (tile.batch * p.own.lse_stride_b + tile.head * p.own.lse_stride_h);
+            info.row[lane] = tile.row;
+            info.o[lane] =
+                static_cast<uint16_t *>(p.own.o) + (tile.batch * p.layout.o_stride.b + head * p.layout.o_stride.h);
+            info.lse[lane] =
+                lse == nullptr ? nullptr : lse + (tile.batch * p.own.lse_stride_b + head * p.own.lse_stride_h);
+            if (lane == 0) {
+                info.s_q = p.own.s_q;
+                info.s_kv = p.own.s_kv;
+                info.scale = p.own.scale;
+                info.cap_scale = p.own.cap_scale;
+                info.d = p.layout.d;
+                info.batch = tile.batch;
+                info.o_stride = p.layout.o_stride.s;
+                info.own = own_at(args, problem_there);
+                info.layout = &problem_at(args, problem_there)->layout;
+            }
             mbarrier_arrive(smem_addr(&sm.tile_ready[slot]));
         }
         __syncwarp();
     }
 
-    // Where a tile is in the launch's maps. Lane 0.
-    __device__ __forceinline__ void places_write(const FoundTile &tile, TileInfo &info)
+    // Places of a batch in the launch's maps of q, k and v. Lane 0.
+    __device__ __forceinline__ void places_write(uint32_t batch, int32_t (&place)[3])
     {
         const ProblemRecord &p = found.record;
         if (args.has_arenas == 0) {
-            info.q_row = tile.row;
-            info.kv_row = 0;
-            info.place[0] = info.place[1] = info.place[2] = static_cast<int32_t>(tile.batch);
+            place[0] = place[1] = place[2] = static_cast<int32_t>(batch);
             return;
         }
-        info.q_row = tile.row + static_cast<int32_t>(args.origin[0].rows) - p.own.s_q;
-        info.kv_row = static_cast<int32_t>(args.origin[1].rows) - p.own.s_kv;
 #pragma unroll
         for (int i = 0; i < 3; ++i) {
-            info.place[i] = p.own.place[i];
-            if (tile.batch != 0) {
+            place[i] = p.own.place[i];
+            if (batch != 0) {
                 const int64_t stride = 2 * (&p.layout.q_stride)[i].b;
-                info.place[i] += static_cast<int32_t>((stride >> args.origin[i].step_log) * tile.batch);
+                place[i] += static_cast<int32_t>((stride >> args.origin[i].step_log) * batch);
             }
         }
     }
@@ -197,6 +203,8 @@ template <class T> struct Scheduler {
     {
         if (lane == 0) {
             sm.tile[slot].key_blocks = 0;
+        }
+        if (lane < T::kGroups) {
             mbarrier_arrive(smem_addr(&sm.tile_full[slot]));
             mbarrier_arrive(smem_addr(&sm.tile_ready[slot]));
         }

@@ -34,7 +34,6 @@ struct Own {
 struct Layout {
     Strides q_stride, k_stride, v_stride, o_stride;
     uint32_t batch, h_q, ratio, d;
-    attn_sm90_divisor_t by_h_q, by_ratio;
 };
 
 // Tensor maps are (d, ratio, s_q, h_kv, batch) for Q and (d, s_kv, h_kv, batch) for K and V, and end where the

@@ -36,11 +36,11 @@ template <class T>
 __device__ __forceinline__ bool epilogue(const TileInfo &tile, int group, const RowEnds &ends,
                                          const float (&o)[T::kOutRegs])
 {
-    const int c = lane_id() & 3, first_row = tile.row + group * kRowsPerGroup + row_in_group();
+    const int c = lane_id() & 3, first_row = tile.row[group] + row_in_group();
     // Read before the stores below, which might alias them as far as the compiler knows.
     const uint32_t d = tile.d;
     const int s_q = tile.s_q;
-    float *const to_lse = tile.lse;
+    float *const to_lse = tile.lse[group];
     uint32_t spoiled = 0; // two products x*0, each NaN once any x is not finite
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
@@ -48,7 +48,7 @@ __device__ __forceinline__ bool epilogue(const TileInfo &tile, int group, const 
         const bool inside = row < s_q;
         const bool empty = ends.lse[r] == -INFINITY;
         const float inverse = ends.inverse[r];
-        uint4 *const out = reinterpret_cast<uint4 *>(static_cast<uint16_t *>(tile.o) + row * tile.o_stride) + c;
+        uint4 *const out = reinterpret_cast<uint4 *>(static_cast<uint16_t *>(tile.o[group]) + row * tile.o_stride) + c;
 #pragma unroll
         for (int j = 0; j < T::kHeadDim / 8; j += 4) {
             uint32_t x[4];

@@ -19,7 +19,7 @@ struct Mask {
 
 template <class T> __device__ __forceinline__ Mask mask_of(const TileInfo &tile, int group)
 {
-    const int32_t row = tile.row + group * kRowsPerGroup;
+    const int32_t row = tile.row[group];
     Mask mask;
     mask.end = (T::kCausal ? row + row_in_group() + 1 + tile.s_kv - tile.s_q : tile.s_kv) - 2 * (lane_id() & 3);
     mask.first_block = attn_sm90_visible_keys(row, tile.s_q, tile.s_kv, T::kCausal) / T::kKeys;

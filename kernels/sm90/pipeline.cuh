@@ -80,8 +80,8 @@ template <class T> __device__ __forceinline__ void pipeline_init(typename T::Sha
         mbarrier_init(smem_addr(&sm.v_empty[i]), kWarpsPerGroup * T::kGroups);
     }
     for (int i = 0; i < kTileSlots; ++i) {
-        mbarrier_init(smem_addr(&sm.tile_full[i]), 1);
-        mbarrier_init(smem_addr(&sm.tile_ready[i]), 1);
+        mbarrier_init(smem_addr(&sm.tile_full[i]), T::kGroups); // lanes of the scheduler warp
+        mbarrier_init(smem_addr(&sm.tile_ready[i]), T::kGroups);
         mbarrier_init(smem_addr(&sm.tile_empty[i]), kWarpsPerGroup * T::kGroups + 1); // and the load warp
     }
     for (int i = 0; i < kSchedulers; ++i) {

@@ -30,12 +30,11 @@ template <class T> struct Producer {
                     mbarrier_arrive(bar);
                     continue;
                 }
-                const int32_t row = tile.q_row + g * kRowsPerGroup;
                 mbarrier_arrive_expect_tx(bar, T::kQBytes);
 #pragma unroll
                 for (int c = 0; c < T::kColumns; ++c) {
                     tma_load_5d(smem_addr(sm.q[q.index()][g]) + c * T::kQColumnBytes, map, bar, c * T::kColumn,
-                                tile.member, row, tile.kv_head, tile.place[0]);
+                                tile.member[g], tile.q_row[g], tile.kv_head, tile.place[0]);
                 }
             }
         }

@@ -31,19 +31,19 @@ __device__ __forceinline__ bool finite(float x)
 
 // One row, all lanes of a warp; `lse` is the row's, base 2.
 template <class T>
-__device__ __forceinline__ void repair_row(const TileInfo &tile, int row, float lse, int lane)
+__device__ __forceinline__ void repair_row(const TileInfo &tile, int group, int row, float lse, int lane)
 {
     using E = typename T::E;
     constexpr int kEach = (T::kHeadDim + 31) / 32; // columns lane, lane + 32, … of a lane
     const Own *const own = static_cast<const Own *>(tile.own);
     const Layout *const layout = static_cast<const Layout *>(tile.layout);
     const int d = static_cast<int>(tile.d);
-    const int64_t head_kv = tile.kv_head, head = head_kv * layout->ratio + tile.member, batch = tile.batch;
+    const int64_t head_kv = tile.kv_head, head = head_kv * layout->ratio + tile.member[group], batch = tile.batch;
     const E *const q = static_cast<const E *>(own->q) + batch * layout->q_stride.b + head * layout->q_stride.h +
                        row * layout->q_stride.s;
     const E *const k = static_cast<const E *>(own->k) + batch * layout->k_stride.b + head_kv * layout->k_stride.h;
     const E *const v = static_cast<const E *>(own->v) + batch * layout->v_stride.b + head_kv * layout->v_stride.h;
-    E *const o = static_cast<E *>(tile.o) + row * tile.o_stride;
+    E *const o = static_cast<E *>(tile.o[group]) + row * tile.o_stride;
     const int keys =
         static_cast<int>(uniform(static_cast<uint32_t>(attn_sm90_visible_keys(row, tile.s_q, tile.s_kv, T::kCausal))));
 
@@ -101,7 +101,7 @@ __device__ __forceinline__ void repair_row(const TileInfo &tile, int row, float 
 template <class T>
 __device__ __forceinline__ void repair_warp(const TileInfo &tile, int group, const RowEnds &ends)
 {
-    const int first = tile.row + group * kRowsPerGroup + (row_in_group() & ~7);
+    const int first = tile.row[group] + (row_in_group() & ~7);
     __syncwarp(); // rows of O were stored by other lanes
 #pragma unroll 1
     for (int i = 0; i < 16; ++i) {
@@ -110,7 +110,7 @@ __device__ __forceinline__ void repair_warp(const TileInfo &tile, int group, con
         const int row = first + i;
         // A row that sees nothing is zero already; one whose LSE is a NaN sees one itself.
         if (uniform(row < tile.s_q && finite(lse)) != 0) {
-            repair_row<T>(tile, row, lse, lane_id());
+            repair_row<T>(tile, group, row, lse, lane_id());
         }
     }
 }

@@ -43,7 +43,7 @@ static void cut_sections(const attn_problem_t *p, bool causal, uint32_t units, a
 {
     uint64_t bytes_per_kv_head = (uint64_t)p->s_kv * p->d * 2 * 2; /* K and V, 16-bit elements */
     uint64_t kv_heads = bytes_per_kv_head == 0 ? span->heads : ATTN_SM90_SECTION_BYTES / bytes_per_kv_head;
-    uint64_t heads = (kv_heads < 1 ? 1 : kv_heads) * (p->h_q / p->h_kv);
+    uint64_t heads = (kv_heads < 1 ? 1 : kv_heads) * span->kv_heads;
     uint32_t last = (span->m_blocks < SHORT_BLOCKS ? units : 2 * units) / (span->m_blocks + 1) + 1;
 
     if (!causal)
@@ -54,6 +54,8 @@ static void cut_sections(const attn_problem_t *p, bool causal, uint32_t units, a
     span->by_section_heads = attn_sm90_divisor(span->section_heads);
     span->by_last_heads = attn_sm90_divisor(span->heads - (span->sections - 1) * span->section_heads);
     span->by_problem_heads = attn_sm90_divisor(span->problem_heads);
+    span->by_batch_heads = attn_sm90_divisor(span->batch_heads);
+    span->by_kv_heads = attn_sm90_divisor(span->kv_heads);
 }
 
 /* Makes spans of runs of problems of one shape, in launch order. */
@@ -65,7 +67,8 @@ static attn_status_t number_tiles(const attn_group_t *group, uint32_t tile_m, ui
     for (uint32_t first = 0, end; first < group->count; first = end) {
         const attn_problem_t *p = &group->problems[plan->entries[first].problem];
         attn_sm90_span_t *span = &plan->spans[plan->spans_used++];
-        uint64_t heads = (uint64_t)p->batch * p->h_q;
+        uint32_t ratio = p->h_q / p->h_kv, together = attn_sm90_together(p->s_q, ratio, tile_m);
+        uint64_t heads;
 
         for (end = first + 1; end < group->count; end++)
             if (attn_sm90_shape_compare(p, &group->problems[plan->entries[end].problem]) != 0)
@@ -73,9 +76,12 @@ static attn_status_t number_tiles(const attn_group_t *group, uint32_t tile_m, ui
         span->tile_begin = (uint32_t)tiles;
         span->m_blocks = (uint32_t)(((uint64_t)p->s_q + tile_m - 1) / tile_m);
         span->problem_begin = first;
-        span->problem_heads = (uint32_t)heads;
-        span->unused = 0;
-        heads *= end - first;
+        span->together = together;
+        span->kv_heads = (ratio + together - 1) / together;
+        span->batch_heads = p->h_kv * span->kv_heads;
+        span->problem_heads = p->batch * span->batch_heads;
+        span->unused[0] = span->unused[1] = 0;
+        heads = (uint64_t)span->problem_heads * (end - first);
         if (heads > ATTN_SM90_TILES_MAX || heads * span->m_blocks > ATTN_SM90_TILES_MAX - tiles)
             return ATTN_ERR_TOO_LARGE;
         span->heads = (uint32_t)heads;

@@ -1,7 +1,8 @@
 /* sm90/scheduler.h: which tile of which problem is tile number t, and in which order problems come.
  *
  * Pure arithmetic that host and device share; no CUDA, any thread, owns nothing. A *tile* is tile_m query rows of
- * one head; a *key block* is tile_n keys. A *span* is the tiles of one problem, or of several of one shape, which are
+ * one head, or as many heads of one key head as it has warp groups where a head's rows fit one warp group: such heads
+ * count as one here. A *key block* is tile_n keys. A *span* is the tiles of one problem, or of several of one shape, which are
  * then scheduled like a batch: their heads count through. Spans are numbered one after the other, those with the
  * longest tile first. Inside a causal span heads come in sections whose K and V stay in the L2 cache, and a section
  * runs its longest tiles first. */
@@ -23,15 +24,22 @@
 typedef struct attn_sm90_span {
     uint32_t tile_begin;    /* number of its first tile in the launch */
     uint32_t m_blocks;      /* tiles per head */
-    uint32_t heads;         /* batch * h_q, of all its problems */
+    uint32_t heads;         /* of all its problems */
     uint32_t section_heads; /* heads per section but the last, which has the rest; 1 when not causal */
     uint32_t sections;
     uint32_t problem_begin; /* its first problem's place in the launch */
-    uint32_t problem_heads; /* batch * h_q of one problem */
-    uint32_t unused;        /* spans are copied in pieces of 16 bytes */
-    attn_sm90_divisor_t by_section_tiles; /* of a section but the last: m_blocks * section_heads */
-    attn_sm90_divisor_t by_section_heads, by_last_heads, by_problem_heads;
+    uint32_t problem_heads, batch_heads, kv_heads; /* heads of a problem, of one of its batches, of one key head */
+    uint32_t together;                             /* query heads that count as one */
+    uint32_t unused[2];                            /* spans are copied in pieces of 16 bytes */
+    attn_sm90_divisor_t by_section_tiles;          /* of a section but the last: m_blocks * section_heads */
+    attn_sm90_divisor_t by_section_heads, by_last_heads, by_problem_heads, by_batch_heads, by_kv_heads;
 } attn_sm90_span_t;
+
+/* Query heads that share a tile of tile_m rows. */
+ATTN_SM90_BOTH uint32_t attn_sm90_together(int64_t s_q, uint32_t ratio, uint32_t tile_m)
+{
+    return s_q <= ATTN_SM90_GROUP_ROWS && ratio > 1 ? tile_m / ATTN_SM90_GROUP_ROWS : 1;
+}
 
 /* The place of tile `tile` (tile_begin <= tile) of a span: its block of rows and its head, of `heads`. */
 ATTN_SM90_BOTH void attn_sm90_tile_locate(const attn_sm90_span_t *span, uint32_t tile, bool longest_first,

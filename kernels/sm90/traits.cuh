@@ -31,23 +31,27 @@ struct alignas(16) Found {
     ProblemRecord record;
 };
 
-// A tile, as the scheduler warp announces it: first what the load warp must know, then the rest. A multiple of 8 bytes.
+// A tile, as a scheduler warp announces it: first what the load warp must know, then the rest. Arrays of kMostGroups are
+// indexed by consumer warp group, each of which has rows of its own, perhaps of its own head.
 struct TileInfo {
     int32_t key_blocks;               // 0: no more tiles
-    int32_t live_blocks[kMostGroups]; // of these the first ones, which a consumer warp group's rows see
-    int32_t row;                      // first query row
-    int32_t kv_head, member;          // key head, and the query head among those that share it
-    int32_t q_row, kv_row;            // coordinates of the first query row and the first key in the maps
+    int32_t live_blocks[kMostGroups]; // of these the first ones, which the warp group's rows see
+    int32_t member[kMostGroups];      // query head among those that share the key head
+    int32_t q_row[kMostGroups];       // coordinate of the first query row in the map
+    int32_t kv_row;                   // of the first key
+    int32_t kv_head;                  // key head
     int32_t place[3];                 // of the batch in the maps of q, k and v
     uint32_t problem;                 // its number
     // For the consumers.
+    int32_t row[kMostGroups]; // first query row
     int32_t s_q, s_kv;
     float scale, cap_scale;
     uint32_t d, batch;
-    void *o;          // row 0 of this head
-    int64_t o_stride; // elements from row to row
-    float *lse;       // row 0 of this head, or NULL
+    void *o[kMostGroups];     // row 0 of the head
+    float *lse[kMostGroups];  // row 0 of the head, or NULL
+    int64_t o_stride;         // elements from row to row
     const void *own, *layout; // of the problem, for repair.cuh
+    uint64_t unused;          // so that the size is no multiple of 16
 };
 
 template <class E_, int kHeadDim_, bool kCausal_, bool kSoftcap_> struct Traits {

@@ -151,17 +151,7 @@ void fill(const attn_config_t &config, const attn_problem_t &p, ProblemArgs *arg
     own.place[0] = own.place[1] = own.place[2] = 0;
     own.layout_at = 0;
     own.unused = 0;
-    const uint32_t ratio = p.h_q / p.h_kv;
-    args->layout = {strides(p.q),
-                    strides(p.k),
-                    strides(p.v),
-                    strides(p.o),
-                    p.batch,
-                    p.h_q,
-                    ratio,
-                    p.d,
-                    attn_sm90_divisor(p.h_q),
-                    attn_sm90_divisor(ratio)};
+    args->layout = {strides(p.q), strides(p.k), strides(p.v), strides(p.o), p.batch, p.h_q, p.h_q / p.h_kv, p.d};
 }
 
 attn_status_t fill_maps(EncodeTiled encode_tiled, attn_dtype_t dtype, const Kernel &kernel, ProblemArgs *args,

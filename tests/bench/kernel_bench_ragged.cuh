@@ -1,8 +1,8 @@
 // kernel_bench_ragged.cuh: groups of problems of different lengths at unrelated addresses, beside dense batches of the
 // same configuration, interleaved in one run. One thread.
 //
-// A tile step is one key block of one tile, as the kernel's own plan counts them. With S the group's steps, L those of
-// its longest tile, C = min(tiles, multiprocessors) blocks that run, and t what one block takes for a step:
+// A tile step is one key block of one tile of one head; that short heads may share a tile is the kernel's affair. With S
+// the group's steps, L those of its longest tile, C = min(tiles, multiprocessors) blocks that run, and t what one block takes for a step:
 //   bound = S / C * t + L * t,   t = time of the dense batch * C_dense / S_dense
 // which is what a list schedule takes at most. A group may take 1.05 of it, the upload of its problems included.
 // The dense batch is 4 x 4096: 20 to 30 tiles for each block, so that the grid is full until nearly the end. Short
@@ -93,26 +93,18 @@ struct Work {
 static Work work_of(const attn_config_t &config, const std::vector<attn_problem_t> &problems,
                     const attn_sm90::Kernel &kernel)
 {
-    const uint32_t count = static_cast<uint32_t>(problems.size());
-    const attn_group_t group = {config, count, problems.data()};
-    std::vector<attn_sm90_plan_entry_t> entries(count);
-    std::vector<attn_sm90_span_t> spans(count);
-    attn_sm90_plan_t plan = {entries.data(), spans.data(), 0, 0};
-    if (attn_sm90_plan(&group, static_cast<uint32_t>(kernel.rows), static_cast<uint32_t>(kernel.keys),
-                       static_cast<uint32_t>(device.units), &plan) != ATTN_OK) {
-        printf("too many tiles\n");
-        exit(1);
-    }
-    Work work = {plan.tiles, 0, entries[0].longest, 0};
+    Work work = {};
     for (const attn_problem_t &p : problems) {
         const int32_t s_q = static_cast<int32_t>(p.s_q), s_kv = static_cast<int32_t>(p.s_kv);
         const uint32_t m_blocks = static_cast<uint32_t>((s_q + kernel.rows - 1) / kernel.rows);
+        const uint64_t heads = static_cast<uint64_t>(p.batch) * p.h_q;
         for (uint32_t m = 0; m < m_blocks; ++m) {
             const int32_t row = attn_sm90_tile_row(m, m_blocks, kernel.rows, s_q, config.causal);
-            work.steps +=
-                static_cast<uint64_t>(p.batch) * p.h_q *
-                static_cast<uint64_t>(attn_sm90_key_blocks(row, kernel.rows, s_q, s_kv, config.causal, kernel.keys));
+            const int64_t blocks = attn_sm90_key_blocks(row, kernel.rows, s_q, s_kv, config.causal, kernel.keys);
+            work.steps += heads * static_cast<uint64_t>(blocks);
+            work.longest = std::max(work.longest, blocks);
         }
+        work.tiles += heads * m_blocks;
         work.flops += attn_problem_flops(&p, config.causal);
     }
     return work;

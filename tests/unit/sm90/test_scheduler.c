@@ -55,7 +55,11 @@ static void check_problem(const attn_problem_t *p, bool causal)
     ck_assert_int_eq(made.status, ATTN_OK);
     ck_assert_uint_eq(made.plan.spans_used, 1);
     tiles = made.plan.tiles;
-    ck_assert_uint_eq(tiles, span->m_blocks * p->batch * p->h_q);
+    ck_assert_uint_eq(span->together, p->s_q <= 64 && p->h_q > p->h_kv ? 2 : 1);
+    ck_assert_uint_eq(span->kv_heads, (p->h_q / p->h_kv + span->together - 1) / span->together);
+    ck_assert_uint_eq(span->batch_heads, p->h_kv * span->kv_heads);
+    ck_assert_uint_eq(span->heads, p->batch * span->batch_heads);
+    ck_assert_uint_eq(tiles, span->m_blocks * span->heads);
     seen = calloc(tiles, 1);
     for (uint32_t t = 0; t < tiles; t++) {
         uint32_t m, head, section;
@@ -125,6 +129,46 @@ START_TEST(last_section_is_balanced)
         ck_assert_uint_le((span->sections - 1) * span->section_heads, span->heads);
         if (last < span->heads)
             ck_assert_uint_ge(last * (span->m_blocks + 1) / (s < 2048 ? 1 : 2), 132);
+    }
+}
+END_TEST
+
+/* Heads share a tile when their rows fit one of its warp groups, and only those of one key head. */
+START_TEST(short_heads_share_tiles)
+{
+    ck_assert_uint_eq(attn_sm90_together(64, 4, 128), 2);
+    ck_assert_uint_eq(attn_sm90_together(1, 8, 192), 3);
+    ck_assert_uint_eq(attn_sm90_together(65, 4, 128), 1);
+    ck_assert_uint_eq(attn_sm90_together(64, 1, 128), 1);
+}
+END_TEST
+
+START_TEST(divisors)
+{
+    static const uint32_t numbers[] = {0, 1, 2, 3, 5, 6, 7, 63, 64, 65, 999, 1u << 16, 0x12345678, 0x7ffffffe, 0x7fffffff};
+    const size_t count = sizeof(numbers) / sizeof(numbers[0]);
+
+    for (size_t i = 1; i < count; i++) {
+        uint32_t by = numbers[i];
+        attn_sm90_divisor_t divisor = attn_sm90_divisor(by);
+
+        for (size_t j = 0; j < count; j++) {
+            ck_assert_uint_eq(attn_sm90_divide(numbers[j], divisor), numbers[j] / by);
+            /* around multiples, where a magic number that is off by one shows */
+            for (uint32_t n = numbers[j] / by * by; n > 0 && n < 0x7fffffff && n < numbers[j] / by * by + 2; n++) {
+                ck_assert_uint_eq(attn_sm90_divide(n, divisor), n / by);
+                ck_assert_uint_eq(attn_sm90_divide(n - 1, divisor), (n - 1) / by);
+            }
+        }
+    }
+    for (uint32_t by = 1; by < 3000; by++) {
+        attn_sm90_divisor_t divisor = attn_sm90_divisor(by);
+        uint32_t last = 0x7fffffffu / by * by;
+
+        ck_assert_uint_eq(attn_sm90_divide(last, divisor), last / by);
+        ck_assert_uint_eq(attn_sm90_divide(last - 1, divisor), (last - 1) / by);
+        ck_assert_uint_eq(attn_sm90_divide(by * 7, divisor), 7);
+        ck_assert_uint_eq(attn_sm90_divide(by * 7 - 1, divisor), 6);
     }
 }
 END_TEST
@@ -241,6 +285,8 @@ int main(void)
     tcase_add_test(tests, every_tile_once);
     tcase_add_test(tests, sections_fit_the_cache);
     tcase_add_test(tests, last_section_is_balanced);
+    tcase_add_test(tests, short_heads_share_tiles);
+    tcase_add_test(tests, divisors);
     tcase_add_test(tests, groups_longest_first);
     tcase_add_test(tests, equal_problems_are_scheduled_as_a_batch);
     tcase_add_test(tests, too_many_tiles);
