@@ -223,10 +223,10 @@ template <class T> struct Scheduler {
     }
 };
 
-// Scheduler warp number `me`. Announces a tile while the load warp waits for the last buffers of the one before.
-// Fetching its number earlier would tie tiles to blocks that are still busy; later would leave divisions and an atomic
-// between two tiles' loads. With uploaded problems there are reads of device memory as well, and where all tiles are
-// brief there is no time: so there the number is fetched, and all is found out, while the tile before is announced.
+// Scheduler warp number `me`. Fetches the number of a tile, and announces it, while the load warp waits for the last
+// buffers of the one before: earlier would tie tiles to blocks that are still busy, later would leave an atomic between
+// two tiles' loads. Only where all tiles are brief, or maps must be prefetched, perhaps acquired, the number is fetched
+// and all found out as soon as the other warp has a number, and announced when it is wanted.
 template <class T> __device__ __forceinline__ void schedule(typename T::Shared &sm, const GroupArgs &args, int me)
 {
     const int other = kSchedulers - 1 - me;

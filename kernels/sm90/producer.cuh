@@ -62,9 +62,7 @@ template <class T> struct Producer {
 // The load warp.
 template <class T> __device__ __forceinline__ void produce(typename T::Shared &sm, const GroupArgs &args)
 {
-    if (args.place != kUploaded) {
-        grid_wait(); // where launched early: for inputs that are being fetched. An upload began after they were
-    }
+    grid_wait(); // where launched early: for inputs that are being fetched or for an upload, which waited for them
     Producer<T> io{sm, {}, {}, {}, (threadIdx.x & 31) == 0};
     Ring<kTileSlots> slot;
     Ring<kSchedulers> wanted;

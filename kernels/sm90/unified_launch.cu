@@ -477,7 +477,7 @@ attn_status_t upload(Launch *launch, const attn_exec_t *exec, attn_error_t *err)
     args.uploaded = to;
     args.uploaded_spans = few_spans ? nullptr : spans_to;
     args.early_maps = maps_are_uploaded(args) && maps_are_early(args.tiles, units_of(exec), count) ? count : 0;
-    args.early = 1;
+    args.early |= maps_are_uploaded(args);
     return ATTN_OK;
 }
 

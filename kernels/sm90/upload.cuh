@@ -86,9 +86,6 @@ __global__ void __launch_bounds__(32 * kExpandWarps)
     if (lane < 3 * kMapPieces) {
         pieces[lane] = map_piece;
     }
-    if (has_span) {
-        spans[thread] = span;
-    }
     __syncwarp();
     const uint32_t layout = args.own.layout_at;
     if (layout != 0) {
@@ -106,12 +103,16 @@ __global__ void __launch_bounds__(32 * kExpandWarps)
             map_of_kv(args, of_v ? args.own.v : args.own.k, of_v ? args.layout.v_stride : args.layout.k_stride));
     }
     __syncwarp();
+    grid_wait(); // for the launch before, which may be reading what is written now
     uint4 *const to = reinterpret_cast<uint4 *>(&problems[problem]);
     constexpr uint32_t kPieces = 3 * kMapPieces + kRecordPieces + kLayoutPieces;
     static_assert(kPieces > 32 && kPieces <= 64, "two pieces for a lane at most");
     to[lane] = pieces[lane];
     if (lane < kPieces - 32) {
         to[32 + lane] = pieces[32 + lane];
+    }
+    if (has_span) {
+        spans[thread] = span;
     }
     if (with_maps) {
         fence_tensormap_release();
@@ -157,6 +158,11 @@ cudaError_t parcel_expand(Parcel<kParcelBytes> *parcel, ProblemArgs *to, attn_sm
     config.gridDim = dim3((parcel->problems + kExpandWarps - 1) / kExpandWarps);
     config.blockDim = dim3(32 * kExpandWarps);
     config.stream = stream;
+    cudaLaunchAttribute early = {};
+    early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    early.val.programmaticStreamSerializationAllowed = 1;
+    config.attrs = &early;
+    config.numAttrs = 1;
     void *args[] = {parcel, &to, &spans}; // takes the first bytes of the parcel
     return cudaLaunchKernelExC(&config, reinterpret_cast<const void *>(expand<kBytes>), args);
 }
