@@ -35,6 +35,11 @@ __device__ __forceinline__ void maps_fetch(const GroupArgs &args, const ProblemA
     __syncwarp();
 }
 
+// What a tile's number stands for.
+struct TileName {
+    uint32_t problem, head, m_block; // head of the problem
+};
+
 // A tile, found. Lanes below the number of warp groups have what is their warp group's.
 struct FoundTile {
     int32_t row, live; // first query row, and key blocks that the rows see: none in other lanes
@@ -109,24 +114,30 @@ template <class T> struct Scheduler {
         }
     }
 
-    __device__ __forceinline__ FoundTile tile_find(uint32_t number)
+    __device__ __forceinline__ TileName tile_name(uint32_t number)
     {
-        uint32_t m_block, problem_head;
+        TileName name;
         span_find(number);
         span_fetch();
-        attn_sm90_tile_locate(&found.span, number, T::kCausal, &m_block, &problem_head);
-        const uint32_t of_span = attn_sm90_divide(problem_head, found.span.by_problem_heads);
-        problem_head -= of_span * found.span.problem_heads;
-        problem_fetch(found.span.problem_begin + of_span);
+        attn_sm90_tile_locate(&found.span, number, T::kCausal, &name.m_block, &name.head);
+        const uint32_t of_span = attn_sm90_divide(name.head, found.span.by_problem_heads);
+        name.problem = found.span.problem_begin + of_span;
+        name.head -= of_span * found.span.problem_heads;
+        return name;
+    }
+
+    __device__ __forceinline__ FoundTile tile_find(const TileName &name)
+    {
+        problem_fetch(name.problem);
         const ProblemRecord &p = found.record;
         const bool apart = found.span.together == 1;
         FoundTile tile;
-        tile.batch = attn_sm90_divide(problem_head, found.span.by_batch_heads);
-        const uint32_t head = problem_head - tile.batch * found.span.batch_heads;
+        tile.batch = attn_sm90_divide(name.head, found.span.by_batch_heads);
+        const uint32_t head = name.head - tile.batch * found.span.batch_heads;
         tile.kv_head = attn_sm90_divide(head, found.span.by_kv_heads);
         tile.member = (head - tile.kv_head * found.span.kv_heads) * found.span.together;
         if (apart) {
-            tile.row = attn_sm90_tile_row(m_block, found.span.m_blocks, T::kRows, p.own.s_q, T::kCausal) +
+            tile.row = attn_sm90_tile_row(name.m_block, found.span.m_blocks, T::kRows, p.own.s_q, T::kCausal) +
                        lane * kRowsPerGroup;
         } else {
             tile.row = 0;
@@ -223,6 +234,22 @@ template <class T> struct Scheduler {
     }
 };
 
+// Whether a launch's first problem is in the parameters.
+__device__ __forceinline__ bool first_is_there(const GroupArgs &args)
+{
+    return args.place == kInline || args.listed != 0;
+}
+
+// Brings that problem's record to where scheduler warp 0 looks for it, while that one finds out that its first tile is,
+// most likely, of this problem. An idle warp, before the barriers are made.
+template <class T>
+__device__ __forceinline__ void first_problem_fetch(typename T::Shared &sm, const GroupArgs &args)
+{
+    if (first_is_there(args)) {
+        Scheduler<T>{sm, args, 0, static_cast<int>(threadIdx.x & 31), sm.found[0]}.problem_fetch(0);
+    }
+}
+
 // Scheduler warp number `me`. Fetches the number of a tile, and announces it, while the load warp waits for the last
 // buffers of the one before: earlier would tie tiles to blocks that are still busy, later would leave an atomic between
 // two tiles' loads. Only where all tiles are brief, or maps must be prefetched, perhaps acquired, the number is fetched
@@ -267,11 +294,14 @@ template <class T> __device__ __forceinline__ void schedule(typename T::Shared &
         if (records_are_uploaded(args) && number >= args.tiles_listed) {
             grid_wait(); // for what is uploaded; costs nothing once it is there
         }
-        const FoundTile tile = scheduler.tile_find(number);
+        const TileName name = scheduler.tile_name(number);
         if (first) {
             pipeline_wait_init<T>();
             scheduler.pass_on(false);
-        } else {
+            scheduler.problem_there = first_is_there(args) ? 0 : scheduler.kNone;
+        }
+        const FoundTile tile = scheduler.tile_find(name);
+        if (!first) {
             if (args.early != 0) {
                 wait_full(sm.tile_wanted[other], parity);
             }

@@ -41,6 +41,7 @@ template <class T> __global__ void __launch_bounds__(T::kThreads, 1) unified(con
             tma_prefetch_map(&args.problem[0].k_map);
             tma_prefetch_map(&args.problem[0].v_map);
         }
+        first_problem_fetch<T>(sm, args);
         pipeline_wait_init<T>();
     }
 }
