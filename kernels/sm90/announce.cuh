@@ -55,7 +55,7 @@ template <class T> struct Scheduler {
     const int me; // its number
     int lane;
     Found &found;
-    uint32_t span = 0;                               // of the last tile
+    uint32_t span = 0;                                  // of the last tile
     uint32_t span_there = kNone, problem_there = kNone; // numbers of what `found` holds
 
     // Goes to the span of a tile: the last one that begins at or before it. A block's tiles have ascending numbers.
@@ -76,13 +76,15 @@ template <class T> struct Scheduler {
     }
 
     // Copies `count` pieces of 16 bytes, one for a lane, so that one read's wait is all.
-    __device__ __forceinline__ void copy(void *to, const void *from, const void *from_others, int first_others, int count)
+    __device__ __forceinline__ void copy(void *to, const void *from, const void *from_others, int first_others,
+                                         int count)
     {
         const bool others = lane >= first_others;
         const void *const at = others ? from_others : from;
         __syncwarp(); // what was there has been read
         if (lane < count) {
-            static_cast<uint4 *>(to)[lane] = load_generic(static_cast<const uint4 *>(at) + (others ? lane - first_others : lane));
+            static_cast<uint4 *>(to)[lane] =
+                load_generic(static_cast<const uint4 *>(at) + (others ? lane - first_others : lane));
         }
         __syncwarp();
     }
@@ -169,6 +171,7 @@ template <class T> struct Scheduler {
                 places_write(tile.batch, info.place);
             }
             mbarrier_arrive(smem_addr(&sm.tile_full[slot]));
+            jitter_lane(static_cast<uint32_t>(slot));
             const uint32_t head = tile.kv_head * p.layout.ratio + tile.member;
             float *const lse = p.own.lse;
             info.row[lane] = tile.row;
@@ -242,8 +245,7 @@ __device__ __forceinline__ bool first_is_there(const GroupArgs &args)
 
 // Brings that problem's record to where scheduler warp 0 looks for it, while that one finds out that its first tile is,
 // most likely, of this problem. An idle warp, before the barriers are made.
-template <class T>
-__device__ __forceinline__ void first_problem_fetch(typename T::Shared &sm, const GroupArgs &args)
+template <class T> __device__ __forceinline__ void first_problem_fetch(typename T::Shared &sm, const GroupArgs &args)
 {
     if (first_is_there(args)) {
         Scheduler<T>{sm, args, 0, static_cast<int>(threadIdx.x & 31), sm.found[0]}.problem_fetch(0);

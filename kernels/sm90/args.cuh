@@ -66,7 +66,7 @@ struct GroupArgs {
     Place place;
     uint32_t has_arenas; // the first element of `problem` has their maps; else every problem has its own
     uint32_t early_maps; // uploaded problems whose maps every block acquires before its first tile: all, or 0
-    uint32_t early; // tile numbers are fetched one tile further ahead
+    uint32_t early;      // tile numbers are fetched one tile further ahead
     uint32_t spans, tiles;
     uint32_t listed;       // problems that are listed
     uint32_t tiles_listed; // tiles of these, whose spans are in `span`

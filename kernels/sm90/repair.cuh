@@ -98,8 +98,7 @@ __device__ __forceinline__ void repair_row(const TileInfo &tile, int group, int 
 }
 
 // The 16 rows of a warp.
-template <class T>
-__device__ __forceinline__ void repair_warp(const TileInfo &tile, int group, const RowEnds &ends)
+template <class T> __device__ __forceinline__ void repair_warp(const TileInfo &tile, int group, const RowEnds &ends)
 {
     const int first = tile.row[group] + (row_in_group() & ~7);
     __syncwarp(); // rows of O were stored by other lanes

@@ -2,9 +2,9 @@
  *
  * Pure arithmetic that host and device share; no CUDA, any thread, owns nothing. A *tile* is tile_m query rows of
  * one head, or as many heads of one key head as it has warp groups where a head's rows fit one warp group: such heads
- * count as one here. A *key block* is tile_n keys. A *span* is the tiles of one problem, or of several of one shape, which are
- * then scheduled like a batch: their heads count through. Spans are numbered one after the other, those with the
- * longest tile first. Inside a causal span heads come in sections whose K and V stay in the L2 cache, and a section
+ * count as one here. A *key block* is tile_n keys. A *span* is the tiles of one problem, or of several of one shape,
+ * which are then scheduled like a batch: their heads count through. Spans are numbered one after the other, those with
+ * the longest tile first. Inside a causal span heads come in sections whose K and V stay in the L2 cache, and a section
  * runs its longest tiles first. */
 #ifndef ATTN_SM90_SCHEDULER_H
 #define ATTN_SM90_SCHEDULER_H
@@ -27,7 +27,7 @@ typedef struct attn_sm90_span {
     uint32_t heads;         /* of all its problems */
     uint32_t section_heads; /* heads per section but the last, which has the rest; 1 when not causal */
     uint32_t sections;
-    uint32_t problem_begin; /* its first problem's place in the launch */
+    uint32_t problem_begin;                        /* its first problem's place in the launch */
     uint32_t problem_heads, batch_heads, kv_heads; /* heads of a problem, of one of its batches, of one key head */
     uint32_t together;                             /* query heads that count as one */
     uint32_t unused[2];                            /* spans are copied in pieces of 16 bytes */

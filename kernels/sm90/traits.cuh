@@ -13,7 +13,7 @@ namespace attn_sm90 {
 constexpr int kWarpGroup = 128;                     // threads
 constexpr int kRowsPerGroup = ATTN_SM90_GROUP_ROWS; // of a consumer warp group: the M of wgmma
 constexpr int kMostGroups = 3;                      // consumer warp groups of the largest tile
-constexpr int kTileSlots = 4;                       // tiles announced by the producer and not yet finished
+constexpr int kTileSlots = 4;                       // tiles announced and not yet finished
 constexpr int kSchedulers = 2;                      // scheduler warps; tile n of a block is that of warp n modulo 2
 constexpr int kSharedMax = 227 * 1024;
 
@@ -31,8 +31,8 @@ struct alignas(16) Found {
     ProblemRecord record;
 };
 
-// A tile, as a scheduler warp announces it: first what the load warp must know, then the rest. Arrays of kMostGroups are
-// indexed by consumer warp group, each of which has rows of its own, perhaps of its own head.
+// A tile, as a scheduler warp announces it: first what the load warp must know, then the rest. Arrays of kMostGroups
+// are indexed by consumer warp group, each of which has rows of its own, perhaps of its own head.
 struct TileInfo {
     int32_t key_blocks;               // 0: no more tiles
     int32_t live_blocks[kMostGroups]; // of these the first ones, which the warp group's rows see
@@ -91,9 +91,9 @@ template <class E_, int kHeadDim_, bool kCausal_, bool kSoftcap_> struct Traits 
         uint64_t v_full[kStages], v_empty[kStages];
         uint64_t tile_full[kTileSlots], tile_empty[kTileSlots]; // full: for the load warp
         uint64_t tile_ready[kTileSlots];                        // full for the consumers
-        uint64_t tile_wanted[kSchedulers];   // tile n: the load warp wants the next one announced
-        uint64_t tile_numbered[kSchedulers]; // its number is fetched, the next one's may be
-        uint32_t ended;                      // to the other scheduler warp: there is no next one
+        uint64_t tile_wanted[kSchedulers];                      // tile n: the load warp wants the next one announced
+        uint64_t tile_numbered[kSchedulers];                    // its number is fetched, the next one's may be
+        uint32_t ended;                                         // to the other scheduler warp: there is no next one
         TileInfo tile[kTileSlots];
         Found found[kSchedulers];
     };

@@ -14,7 +14,8 @@ template <class T> __global__ void __launch_bounds__(T::kThreads, 1) unified(con
     extern __shared__ __align__(1024) unsigned char memory[];
     typename T::Shared &sm = *reinterpret_cast<typename T::Shared *>(memory);
 
-    // Launched early: for what is uploaded waits who reads it first (schedule()), for inputs who loads them (produce()).
+    // Launched early: for what is uploaded waits who reads it first (schedule()), for inputs who loads them
+    // (produce()).
     if (threadIdx.x >= kWarpGroup) {
         pipeline_wait_init<T>();
         registers_raise<T::kTile.consumer_registers>();

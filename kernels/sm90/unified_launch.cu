@@ -202,8 +202,7 @@ void fill_places(const GroupArgs &group, Own *own)
 {
     const Layout &l = group.problem[0].layout;
     const auto place = [&](int i, const void *data, int64_t stride_s, int32_t length) {
-        own->place[i] =
-            attn_sm90_arena_place(&group.origin[i], 2 * stride_s, reinterpret_cast<int64_t>(data), length);
+        own->place[i] = attn_sm90_arena_place(&group.origin[i], 2 * stride_s, reinterpret_cast<int64_t>(data), length);
     };
     place(0, own->q, l.q_stride.s, own->s_q);
     place(1, own->k, l.k_stride.s, own->s_kv);

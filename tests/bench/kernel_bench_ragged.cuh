@@ -1,8 +1,9 @@
 // kernel_bench_ragged.cuh: groups of problems of different lengths at unrelated addresses, beside dense batches of the
 // same configuration, interleaved in one run. One thread.
 //
-// A tile step is one key block of one tile of one head; that short heads may share a tile is the kernel's affair. With S
-// the group's steps, L those of its longest tile, C = min(tiles, multiprocessors) blocks that run, and t what one block takes for a step:
+// A tile step is one key block of one tile of one head; that short heads may share a tile is the kernel's affair. With
+// S the group's steps, L those of its longest tile, C = min(tiles, multiprocessors) blocks that run, and t what one
+// block takes for a step:
 //   bound = S / C * t + L * t,   t = time of the dense batch * C_dense / S_dense
 // which is what a list schedule takes at most. A group may take 1.05 of it, the upload of its problems included.
 // The dense batch is 4 x 4096: 20 to 30 tiles for each block, so that the grid is full until nearly the end. Short

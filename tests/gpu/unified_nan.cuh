@@ -42,6 +42,17 @@ static void test_nan()
             }
         }
     }
+    // Heads that share a tile: a row of one of them, and a key that their first rows do not see.
+    for (int i = 0; i < 24; ++i) {
+        static const uint32_t dims[] = {128, 64, 256, 96, 192, 72};
+        pool_used = 0;
+        Case c = case_of(i & 1 ? kF16 : kBf16, i & 2, 2, 10, 2, dims[i / 4], 40, 200);
+        const Instance x = instance_make(c, 1250 + i);
+        poke(x.q, 33, 4, 5, 0x7FFF);
+        poke(x.v, 170, 1, 9, 0x7FFF);
+        run_alone(x);
+        expect_true(x);
+    }
     // Neighbours: poison right behind K and V, in the padding between heads and rows. tensor_fill does that for
     // every test; here the tail of a block is as long as it can be.
     for (int i = 0; i < 8; ++i) {

@@ -45,9 +45,10 @@ static void test_dims()
     for (uint32_t d = 8; d <= 256; d += 8) {
         const bool native = d == 64 || d == 96 || d == 128 || d == 192 || d == 256;
         for (int i = 0; i < 8; ++i) {
-            const int lengths = native ? 3 : 1;
+            const int lengths = native ? 5 : 2;
             for (int n = 0; n < lengths; ++n) {
-                static const int64_t s_q[] = {211, 513, 640}, s_kv[] = {467, 513, 640};
+                // The second one's heads share tiles.
+                static const int64_t s_q[] = {211, 37, 513, 640, 64}, s_kv[] = {467, 300, 513, 640, 64};
                 Case c = case_of(i & 1 ? kF16 : kBf16, i & 2, 1, 4, 2, d, s_q[n], s_kv[n]);
                 c.softcap = i & 4 ? 15.f : 0.f;
                 c.layout = static_cast<Layout>(seed % 3);

@@ -145,7 +145,8 @@ END_TEST
 
 START_TEST(divisors)
 {
-    static const uint32_t numbers[] = {0, 1, 2, 3, 5, 6, 7, 63, 64, 65, 999, 1u << 16, 0x12345678, 0x7ffffffe, 0x7fffffff};
+    static const uint32_t numbers[] = {0,  1,  2,   3,        5,          6,          7,         63,
+                                       64, 65, 999, 1u << 16, 0x12345678, 0x7ffffffe, 0x7fffffff};
     const size_t count = sizeof(numbers) / sizeof(numbers[0]);
 
     for (size_t i = 1; i < count; i++) {
