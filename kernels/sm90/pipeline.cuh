@@ -60,7 +60,7 @@ __device__ __forceinline__ void release(uint64_t &bar)
 // All warps of the block, each where it needs the barriers first.
 template <class T> __device__ __forceinline__ void pipeline_wait_init()
 {
-    named_barrier_sync(kBarrierBlock, T::kThreads);
+    named_barrier_sync_apart(kBarrierBlock, T::kThreads);
 }
 
 // One thread, before anyone returns from the above.
