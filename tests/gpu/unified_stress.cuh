@@ -93,32 +93,45 @@ static void test_streams()
     }
 }
 
-// A captured graph replayed 100 times with changed contents; one inline problem and one uploaded group.
+// A captured graph replayed 100 times with changed contents.
 static void test_graphs()
 {
-    for (int grouped = 0; grouped < 2; ++grouped) {
-        static attn_problem_t problems[12];
+    // One problem; equal ones, which are listed; ones that are uploaded without maps of their own, and with.
+    static const uint32_t counts[] = {1, 12, 60, 60};
+    for (int kind = 0; kind < 4; ++kind) {
+        static attn_problem_t problems[60];
         pool_used = 0;
-        const uint32_t count = grouped ? 12 : 1;
+        const uint32_t count = counts[kind];
+        void *other;
         cudaStream_t stream;
         cudaGraph_t graph;
         cudaGraphExec_t replay;
         CUDA_OK(cudaStreamCreate(&stream));
+        CUDA_OK(cudaMalloc(&other, 2048));
         const Lane lane = lane_make(stream);
-        const Case c = case_of(kBf16, true, 1, 4, 2, 128, 300, 500);
+        const Case like = case_of(kBf16, true, 1, 4, 2, 128, 300, 500);
         for (uint32_t i = 0; i < count; ++i) {
+            Case c = like;
+            if (kind >= 2) {
+                c.s_q = 20 + 9 * i;
+                c.s_kv = c.s_q + i % 3 * 50;
+                c.h_q = kind == 3 && i % 2 ? 2 : 4;
+            }
             members[i] = instance_make(c, 3500 + i);
             problems[i] = members[i].problem;
         }
         CUDA_OK(cudaDeviceSynchronize());
+        // Behind a copy, and behind another launch, under whose end an upload begins.
         CUDA_OK(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
-        expect(launch_group(lane, c, problems, count) == ATTN_OK, "capture");
+        CUDA_OK(cudaMemcpyAsync(other, static_cast<char *>(other) + 1024, 1024, cudaMemcpyDeviceToDevice, stream));
+        expect(launch_group(lane, like, problems, count) == ATTN_OK, "capture");
+        expect(launch_group(lane, like, problems, count) == ATTN_OK, "capture");
         CUDA_OK(cudaStreamEndCapture(stream, &graph));
         CUDA_OK(cudaGraphInstantiate(&replay, graph, 0));
         for (int n = 0; n < 100; ++n) {
             const Instance &x = members[n % count];
-            tensor_fill(x.q, c.dtype, kNormal, 1.f, 3600 + n);
-            tensor_fill(x.v, c.dtype, kNormal, 1.f, 3800 + n);
+            tensor_fill(x.q, x.c.dtype, kNormal, 1.f, 3600 + n);
+            tensor_fill(x.v, x.c.dtype, kNormal, 1.f, 3800 + n);
             outputs_poison(x);
             CUDA_OK(cudaDeviceSynchronize());
             CUDA_OK(cudaGraphLaunch(replay, stream));
@@ -128,6 +141,7 @@ static void test_graphs()
         CUDA_OK(cudaGraphExecDestroy(replay));
         CUDA_OK(cudaGraphDestroy(graph));
         CUDA_OK(cudaStreamDestroy(stream));
+        CUDA_OK(cudaFree(other));
         CUDA_OK(cudaFree(lane.exec.workspace));
         CUDA_OK(cudaFreeHost(lane.exec.host_workspace));
     }
