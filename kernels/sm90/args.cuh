@@ -1,6 +1,7 @@
 // args.cuh: what the host hands to the kernel: one record per problem, and the launch's parameters. Problems whose
 // tensors lie in arenas (arena.h) share the launch's first three tensor maps; others have their own.
-// Written by unified_launch.cu and, when there are many problems, upload.cuh; read by the producer warp.
+// Written by unified_launch.cu and, when there are many problems, upload.cuh; read by the warps that
+// schedule and load.
 #ifndef ATTN_SM90_ARGS_CUH
 #define ATTN_SM90_ARGS_CUH
 
