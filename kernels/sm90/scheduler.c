@@ -2,6 +2,7 @@
 #include "scheduler.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 /* Tiles per head below which a sequence counts as short. */
 #define SHORT_BLOCKS 16u
@@ -58,6 +59,55 @@ static void cut_sections(const attn_problem_t *p, bool causal, uint32_t units, a
     span->by_kv_heads = attn_sm90_divisor(span->kv_heads);
 }
 
+/* The end of the run of problems of one shape that begins with entry `first`. */
+static uint32_t shape_end(const attn_group_t *group, const attn_sm90_plan_entry_t *entries, uint32_t first,
+                          uint32_t count)
+{
+    const attn_problem_t *p = &group->problems[entries[first].problem];
+    uint32_t end = first + 1;
+
+    while (end < count && attn_sm90_shape_compare(p, &group->problems[entries[end].problem]) == 0)
+        end++;
+    return end;
+}
+
+/* Copies the run of one shape that begins with entry `from` behind `to`; both then stand behind it. */
+static void shape_move(const attn_group_t *group, const attn_sm90_plan_entry_t *entries, uint32_t *from, uint32_t count,
+                       attn_sm90_plan_entry_t **to)
+{
+    uint32_t end = shape_end(group, entries, *from, count);
+
+    memcpy(*to, &entries[*from], (end - *from) * sizeof(entries[0]));
+    *to += end - *from;
+    *from = end;
+}
+
+/* Among problems whose longest tiles are equal, has one with many rows follow each one with few, those with the most
+ * first in either half: tiles of many rows wait for memory and tiles of few for the steps of their warp group, so side
+ * by side they take less time than one kind after the other. */
+static void mix_shapes(const attn_group_t *group, attn_sm90_plan_t *plan)
+{
+    attn_sm90_plan_entry_t *scratch = plan->entries + group->count;
+
+    for (uint32_t first = 0, end; first < group->count; first = end) {
+        attn_sm90_plan_entry_t *entries = plan->entries + first, *to = entries;
+        uint32_t shapes = 0, half, many = 0, few = 0, count;
+
+        for (end = first; end < group->count && plan->entries[end].longest == entries[0].longest; shapes++)
+            end = shape_end(group, plan->entries, end, group->count);
+        count = end - first;
+        memcpy(scratch, entries, count * sizeof(entries[0]));
+        for (uint32_t i = 0; i < (shapes + 1) / 2; i++)
+            few = shape_end(group, scratch, few, count);
+        half = few;
+        while (many < half) {
+            shape_move(group, scratch, &many, half, &to);
+            if (few < count)
+                shape_move(group, scratch, &few, count, &to);
+        }
+    }
+}
+
 /* Makes spans of runs of problems of one shape, in launch order. */
 static attn_status_t number_tiles(const attn_group_t *group, uint32_t tile_m, uint32_t units, attn_sm90_plan_t *plan)
 {
@@ -70,9 +120,7 @@ static attn_status_t number_tiles(const attn_group_t *group, uint32_t tile_m, ui
         uint32_t ratio = p->h_q / p->h_kv, together = attn_sm90_together(p->s_q, ratio, tile_m);
         uint64_t heads;
 
-        for (end = first + 1; end < group->count; end++)
-            if (attn_sm90_shape_compare(p, &group->problems[plan->entries[end].problem]) != 0)
-                break;
+        end = shape_end(group, plan->entries, first, group->count);
         span->tile_begin = (uint32_t)tiles;
         span->m_blocks = (uint32_t)(((uint64_t)p->s_q + tile_m - 1) / tile_m);
         span->problem_begin = first;
@@ -112,5 +160,6 @@ attn_status_t attn_sm90_plan(const attn_group_t *group, uint32_t tile_m, uint32_
     }
     if (group->count > 1)
         qsort_r(plan->entries, group->count, sizeof(plan->entries[0]), entry_compare, (void *)group->problems);
+    mix_shapes(group, plan);
     return number_tiles(group, tile_m, units, plan);
 }

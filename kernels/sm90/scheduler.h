@@ -114,7 +114,7 @@ typedef struct attn_sm90_plan_entry {
 } attn_sm90_plan_entry_t;
 
 typedef struct attn_sm90_plan {
-    attn_sm90_plan_entry_t *entries; /* in launch order; room for group->count */
+    attn_sm90_plan_entry_t *entries; /* in launch order; room for twice group->count */
     attn_sm90_span_t *spans;         /* room for group->count */
     uint32_t spans_used, tiles;
 } attn_sm90_plan_t;

@@ -268,7 +268,8 @@ size_t upload_bytes(uint32_t count)
 }
 
 // Of host memory, per problem: what merging and planning write. Nothing of it is needed once launch() has returned.
-constexpr size_t kScratchEach = sizeof(attn_problem_t) + sizeof(attn_sm90_span_t) + sizeof(attn_sm90_plan_entry_t);
+constexpr size_t kScratchEach =
+    sizeof(attn_problem_t) + sizeof(attn_sm90_span_t) + 2 * sizeof(attn_sm90_plan_entry_t);
 
 attn_workspace_size_t workspace(const attn_group_t *group, const attn_device_t *)
 {
@@ -320,7 +321,7 @@ struct Launch {
     attn_group_t work;
     attn_sm90_plan_t plan;
     attn_problem_t few[kInlineProblems];
-    attn_sm90_plan_entry_t few_entries[kInlineProblems];
+    attn_sm90_plan_entry_t few_entries[2 * kInlineProblems];
 };
 
 const attn_problem_t &problem_at(const Launch &launch, uint32_t at)

@@ -228,7 +228,7 @@ int main(int argc, char **argv)
     }
     for (int t = 0; t < 2; ++t) {
         if (only[0] == 0 || (t == 0) == (strcmp(only, "bf16") == 0)) {
-            bench_ragged(filter, t == 0 ? ATTN_DTYPE_BF16 : ATTN_DTYPE_F16, rounds);
+            bench_ragged(filter, t == 0 ? ATTN_DTYPE_BF16 : ATTN_DTYPE_F16, rounds, copy_bytes_per_us);
         }
     }
     return 0;

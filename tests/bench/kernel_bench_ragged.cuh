@@ -10,6 +10,7 @@
 // tiles cost more per step, in a dense batch too (Q, O and the memory that they wait for are shared by fewer steps), so
 // each row is also held against a dense batch whose tiles have as many steps as the group's on average: were a tile's
 // time a straight line over its steps, that batch would cost what dense batches of each problem's own length do.
+// "memory" is what tensors take once at the rate of a device-to-device copy.
 // Groups of equal problems may take 1.03 of the same as one dense batch.
 #ifndef ATTN_TESTS_KERNEL_BENCH_RAGGED_CUH
 #define ATTN_TESTS_KERNEL_BENCH_RAGGED_CUH
@@ -40,6 +41,11 @@ static const Mix mixes[] = {
     {"64 of 16-256", kLogUniform, 64, 16, 256, 32, 8, 128},
     {"256 of 16-256", kLogUniform, 256, 16, 256, 32, 8, 128},
     {"7 of 512-4096", kLogUniform, 7, 512, 4096, 32, 8, 128},
+    {"64 of 16-256", kLogUniform, 64, 16, 256, 16, 16, 128},
+    {"200 of 16-128", kLogUniform, 200, 16, 128, 16, 16, 128},
+    {"150 of 32-512", kLogUniform, 150, 32, 512, 32, 8, 128},
+    {"30 of 16-64", kLogUniform, 30, 16, 64, 32, 8, 128},
+    {"64 chunks of 16-128", kChunks, 64, 16, 128, 32, 8, 128},
     {"32 of 64-4096", kLogUniform, 32, 64, 4096, 32, 8, 64},
     {"8 equal of 512", kEqual, 8, 512, 512, 32, 8, 128},
     {"32 equal of 512", kEqual, 32, 512, 512, 16, 16, 128},
@@ -88,7 +94,7 @@ static const attn_sm90::Kernel &kernel_for(const attn_config_t &config, uint32_t
 struct Work {
     uint64_t tiles, steps;
     int64_t longest; // steps
-    double flops;
+    double flops, bytes; // bytes of q, k, v and o
 };
 
 static Work work_of(const attn_config_t &config, const std::vector<attn_problem_t> &problems,
@@ -107,6 +113,8 @@ static Work work_of(const attn_config_t &config, const std::vector<attn_problem_
         }
         work.tiles += heads * m_blocks;
         work.flops += attn_problem_flops(&p, config.causal);
+        work.bytes += 4.0 * p.batch * p.d *
+                      (static_cast<double>(p.s_q) * p.h_q + static_cast<double>(p.s_kv) * p.h_kv);
     }
     return work;
 }
@@ -222,7 +230,7 @@ static double host_us(const attn_config_t &config, const std::vector<attn_proble
     return static_cast<double>(median(times, 9));
 }
 
-static void bench_mix(const Mix &mix, const char *name, const attn_config_t &config, int rounds)
+static void bench_mix(const Mix &mix, const char *name, const attn_config_t &config, int rounds, double bytes_per_us)
 {
     const attn_sm90::Kernel &kernel = kernel_for(config, mix.d);
     const bool equal = mix.lengths == kEqual;
@@ -250,10 +258,11 @@ static void bench_mix(const Mix &mix, const char *name, const attn_config_t &con
     const auto print_ratio = [&](double bound) {
         printf("%8.1f, ratio %.3f %s %.2f", bound, us / bound, us <= allowed * bound ? "within" : "OVER", allowed);
     };
-    printf("%-42s %s %3u problems %6llu tiles %7llu steps, longest %3lld  %8.1f us %4.0f TFLOP/s  bound: ", name,
-           config.dtype == ATTN_DTYPE_BF16 ? "bf16" : "fp16", mix.count, static_cast<unsigned long long>(work.tiles),
-           static_cast<unsigned long long>(work.steps), static_cast<long long>(work.longest), us,
-           work.flops / us / 1e6);
+    printf("%-42s %s %3u problems %6llu tiles %7llu steps, longest %3lld  %8.1f us %4.0f TFLOP/s  memory %7.1f  "
+           "bound: ",
+           name, config.dtype == ATTN_DTYPE_BF16 ? "bf16" : "fp16", mix.count,
+           static_cast<unsigned long long>(work.tiles), static_cast<unsigned long long>(work.steps),
+           static_cast<long long>(work.longest), us, work.flops / us / 1e6, work.bytes / bytes_per_us);
     if (equal) {
         print_ratio(static_cast<double>(median(dense.us, rounds)));
         printf(" (the same dense)");
@@ -270,8 +279,9 @@ static void bench_mix(const Mix &mix, const char *name, const attn_config_t &con
     subject_close(&dense);
 }
 
-// Rows whose name contains `filter`: "ragged c d128 32/8: 32 of 64-4096" and the like.
-static void bench_ragged(const char *filter, attn_dtype_t dtype, int rounds)
+// Rows whose name contains `filter`: "ragged c d128 32/8: 32 of 64-4096" and the like. `bytes_per_us`: what memory
+// carries.
+static void bench_ragged(const char *filter, attn_dtype_t dtype, int rounds, double bytes_per_us)
 {
     for (const Mix &mix : mixes) {
         for (int causal = 1; causal >= 0; --causal) {
@@ -279,7 +289,7 @@ static void bench_ragged(const char *filter, attn_dtype_t dtype, int rounds)
             snprintf(name, sizeof(name), "ragged %s d%u %u/%u: %s", causal ? "c" : "n", mix.d, mix.h_q, mix.h_kv,
                      mix.name);
             if (strstr(name, filter) != nullptr) {
-                bench_mix(mix, name, {dtype, causal != 0, false}, rounds);
+                bench_mix(mix, name, {dtype, causal != 0, false}, rounds, bytes_per_us);
             }
         }
     }

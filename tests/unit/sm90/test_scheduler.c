@@ -27,7 +27,7 @@ static attn_group_t group_of(const attn_problem_t *problems, uint32_t count, boo
 
 /* The plan of a group of up to 8 problems of any shape. */
 typedef struct planned {
-    attn_sm90_plan_entry_t entries[8];
+    attn_sm90_plan_entry_t entries[16];
     attn_sm90_span_t spans[8];
     attn_sm90_plan_t plan;
     attn_status_t status;
@@ -130,6 +130,24 @@ START_TEST(last_section_is_balanced)
         if (last < span->heads)
             ck_assert_uint_ge(last * (span->m_blocks + 1) / (s < 2048 ? 1 : 2), 132);
     }
+}
+END_TEST
+
+/* Of equal longest tiles those with many rows and those with few take turns; equal problems stay together. */
+START_TEST(rows_are_mixed)
+{
+    attn_problem_t p[7] = {problem(1, 2, 2, 60, 60), problem(1, 2, 2, 100, 100), problem(1, 2, 2, 500, 500),
+                           problem(1, 2, 2, 80, 80), problem(1, 2, 2, 100, 100), problem(1, 2, 2, 70, 70),
+                           problem(1, 2, 2, 90, 90)};
+    attn_group_t g = group_of(p, 7, false);
+    static const uint32_t order[] = {2, 1, 4, 5, 6, 0, 3};
+    planned_t made;
+
+    plan_of(&g, &made);
+    ck_assert_int_eq(made.status, ATTN_OK);
+    ck_assert_uint_eq(made.plan.spans_used, 6);
+    for (uint32_t i = 0; i < 7; i++)
+        ck_assert_uint_eq(made.entries[i].problem, order[i]);
 }
 END_TEST
 
@@ -286,6 +304,7 @@ int main(void)
     tcase_add_test(tests, every_tile_once);
     tcase_add_test(tests, sections_fit_the_cache);
     tcase_add_test(tests, last_section_is_balanced);
+    tcase_add_test(tests, rows_are_mixed);
     tcase_add_test(tests, short_heads_share_tiles);
     tcase_add_test(tests, divisors);
     tcase_add_test(tests, groups_longest_first);
