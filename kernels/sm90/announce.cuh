@@ -254,8 +254,8 @@ template <class T> __device__ __forceinline__ void first_problem_fetch(typename 
 
 // Scheduler warp number `me`. Fetches the number of a tile, and announces it, while the load warp waits for the last
 // buffers of the one before: earlier would tie tiles to blocks that are still busy, later would leave an atomic between
-// two tiles' loads. Only where all tiles are brief, or maps must be prefetched, perhaps acquired, the number is fetched
-// and all found out as soon as the other warp has a number, and announced when it is wanted.
+// two tiles' loads. Only where finding out takes about as long as a tile, or maps must be prefetched, perhaps acquired,
+// the number is fetched and all found out as soon as the other warp has a number, and announced when it is wanted.
 template <class T> __device__ __forceinline__ void schedule(typename T::Shared &sm, const GroupArgs &args, int me)
 {
     const int other = kSchedulers - 1 - me;
