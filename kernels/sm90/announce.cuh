@@ -171,7 +171,7 @@ template <class T> struct Scheduler {
                 places_write(tile.batch, info.place);
             }
             mbarrier_arrive(smem_addr(&sm.tile_full[slot]));
-            jitter_lane(static_cast<uint32_t>(slot));
+            jitter_lane(static_cast<uint32_t>(slot)); // shows who does not wait for the rest
             const uint32_t head = tile.kv_head * p.layout.ratio + tile.member;
             float *const lse = p.own.lse;
             info.row[lane] = tile.row;
