@@ -62,7 +62,7 @@ template <class T> struct Scheduler {
     __device__ __forceinline__ void span_find(uint32_t tile)
     {
         if (args.uploaded_spans == nullptr || tile < args.tiles_listed) {
-            const uint32_t spans = min(args.spans, kInlineProblems);
+            const uint32_t spans = min(args.spans, kInlineSpans);
             while (span + 1 < spans && args.span[span + 1].tile_begin <= tile) {
                 ++span;
             }
@@ -94,7 +94,7 @@ template <class T> struct Scheduler {
         constexpr int kPieces = sizeof(attn_sm90_span_t) / sizeof(uint4);
         static_assert(sizeof(attn_sm90_span_t) % sizeof(uint4) == 0 && kPieces <= 32, "one piece for a lane at most");
         if (span != span_there) {
-            const attn_sm90_span_t *const from = span < kInlineProblems ? &args.span[span] : &args.uploaded_spans[span];
+            const attn_sm90_span_t *const from = span < kInlineSpans ? &args.span[span] : &args.uploaded_spans[span];
             copy(&found.span, from, from, kPieces, kPieces);
             span_there = span;
         }
@@ -142,7 +142,7 @@ template <class T> struct Scheduler {
             tile.row = attn_sm90_tile_row(name.m_block, found.span.m_blocks, T::kRows, p.own.s_q, T::kCausal) +
                        lane * kRowsPerGroup;
         } else {
-            tile.row = 0;
+            tile.row = static_cast<int32_t>(found.span.row_begin);
             tile.member += lane;
         }
         tile.live = lane < T::kGroups && tile.member < p.layout.ratio

@@ -48,6 +48,8 @@ static_assert(sizeof(ProblemArgs) % 128 == 0, "an array of ProblemArgs keeps ten
 
 // Problems that fit the launch parameters with maps of their own.
 constexpr uint32_t kInlineProblems = 6;
+// Spans that fit them, of those problems or the first ones of more.
+constexpr uint32_t kInlineSpans = ATTN_SM90_SPANS_EACH * kInlineProblems;
 // Problems of one layout whose maps are arenas': they stand behind the first one.
 constexpr uint32_t kListedProblems = (kInlineProblems - 1) * sizeof(ProblemArgs) / sizeof(Own);
 
@@ -60,7 +62,7 @@ enum Place : uint32_t {
 
 struct GroupArgs {
     ProblemArgs problem[kInlineProblems];
-    attn_sm90_span_t span[kInlineProblems];
+    attn_sm90_span_t span[kInlineSpans];
     attn_sm90_origin_t origin[3]; // of the arenas of q, k and v
     const ProblemArgs *uploaded;
     const attn_sm90_span_t *uploaded_spans; // or NULL: `span` has them
@@ -75,7 +77,7 @@ struct GroupArgs {
 };
 
 // Between busy kernels 16 KB cost no more than 1 (H100); on an idle stream the host needs 0.2 us for each KB.
-static_assert(sizeof(GroupArgs) <= 4608, "more parameters take longer");
+static_assert(sizeof(GroupArgs) <= 5184, "more parameters take longer");
 
 // An uploaded problem's maps must be acquired, and are not in reach of the launch's parameters.
 ATTN_SM90_BOTH bool maps_are_uploaded(const GroupArgs &args)

@@ -109,6 +109,14 @@ template <class T> struct Consumer {
         order_wait();
         order_pass();
     }
+    // Takes the turn of a tile's first block if it is to be skipped: before what is left of the tile before, for which
+    // the others need not wait.
+    __device__ __forceinline__ void skip_first_turn(const TileInfo &tile)
+    {
+        if (T::kOrdered && uniform(tile.live_blocks[group] != tile.key_blocks) != 0) {
+            skip_turn();
+        }
+    }
 
     // What comes before the softmax: cap and mask.
     __device__ __forceinline__ void shape_scores(const Mask &mask, int block, float cap_scale,
@@ -215,6 +223,7 @@ template <class T> __device__ __forceinline__ void consume(typename T::Shared &s
     if (T::kOrdered && group == T::kGroups - 1) {
         io.order_pass();
     }
+    io.skip_first_turn(sm.tile[0]);
     // primed: P of the tile's first block is there already.
     for (bool primed = false;;) {
         rings_make_uniform(slot, io.k, io.v, io.q);
@@ -225,7 +234,7 @@ template <class T> __device__ __forceinline__ void consume(typename T::Shared &s
 #pragma unroll 1
             for (int left = static_cast<int>(uniform(static_cast<uint32_t>(tile.key_blocks))); left > live; --left) {
                 io.skip_block();
-                if (left > 1) {
+                if (left - 1 > live) {
                     io.skip_turn();
                 }
             }
@@ -234,7 +243,9 @@ template <class T> __device__ __forceinline__ void consume(typename T::Shared &s
                 // First product of a tile that nothing of this warp group covers.
                 work = work_of<T>(tile, group);
                 io.wait_k();
+                io.order_wait();
                 io.issue_qk(s);
+                io.order_pass();
                 wgmma_wait<0>();
                 hold(s);
                 io.release_k();
@@ -317,7 +328,7 @@ template <class T> __device__ __forceinline__ void consume(typename T::Shared &s
                 continue;
             }
             if (after != 0) {
-                io.skip_turn();
+                io.skip_first_turn(next);
             }
         }
         if (uniform(static_cast<uint32_t>(tile.live_blocks[group])) != 0) {
@@ -338,6 +349,9 @@ template <class T> __device__ __forceinline__ void consume(typename T::Shared &s
         wait_full(sm.tile_ready[slot.index()], slot.parity());
         if (sm.tile[slot.index()].key_blocks == 0) {
             break;
+        }
+        if (!T::kSeamless) {
+            io.skip_first_turn(sm.tile[slot.index()]);
         }
     }
     if (T::kOrdered && group == 0) {

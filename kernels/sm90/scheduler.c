@@ -108,35 +108,56 @@ static void mix_shapes(const attn_group_t *group, attn_sm90_plan_t *plan)
     }
 }
 
-/* Makes spans of runs of problems of one shape, in launch order. */
+/* Makes a span of the `count` problems of one shape from place `first` of the launch on: `m_blocks` tiles for each
+ * `together` of their heads. False when its tiles exceed ATTN_SM90_TILES_MAX. */
+static bool span_add(const attn_problem_t *p, uint32_t first, uint32_t count, uint64_t m_blocks, uint32_t together,
+                     bool causal, uint32_t units, attn_sm90_plan_t *plan)
+{
+    attn_sm90_span_t *span = &plan->spans[plan->spans_used];
+    uint32_t ratio = p->h_q / p->h_kv;
+    uint64_t heads, most = ATTN_SM90_TILES_MAX - plan->tiles;
+
+    span->kv_heads = (ratio + together - 1) / together;
+    span->batch_heads = p->h_kv * span->kv_heads;
+    span->problem_heads = p->batch * span->batch_heads;
+    heads = (uint64_t)span->problem_heads * count;
+    if (heads > most || m_blocks > most / heads)
+        return false;
+    span->tile_begin = plan->tiles;
+    span->m_blocks = (uint32_t)m_blocks;
+    span->heads = (uint32_t)heads;
+    span->problem_begin = first;
+    span->together = together;
+    span->row_begin = span->unused = 0;
+    cut_sections(p, causal, units, span);
+    plan->spans_used++;
+    plan->tiles += (uint32_t)(heads * m_blocks);
+    return true;
+}
+
+/* Makes spans of runs of problems of one shape, in launch order: of each run the tiles that heads share, which are as
+ * long as any, before the others. */
 static attn_status_t number_tiles(const attn_group_t *group, uint32_t tile_m, uint32_t units, attn_sm90_plan_t *plan)
 {
-    uint64_t tiles = 0;
+    bool causal = group->config.causal;
 
-    plan->spans_used = 0;
+    plan->spans_used = plan->tiles = 0;
     for (uint32_t first = 0, end; first < group->count; first = end) {
         const attn_problem_t *p = &group->problems[plan->entries[first].problem];
-        attn_sm90_span_t *span = &plan->spans[plan->spans_used++];
-        uint32_t ratio = p->h_q / p->h_kv, together = attn_sm90_together(p->s_q, ratio, tile_m);
-        uint64_t heads;
+        uint32_t together = attn_sm90_together(p->s_q, p->h_q / p->h_kv, tile_m, causal), count;
+        uint64_t m_blocks = ((uint64_t)p->s_q + tile_m - 1) / tile_m;
 
         end = shape_end(group, plan->entries, first, group->count);
-        span->tile_begin = (uint32_t)tiles;
-        span->m_blocks = (uint32_t)(((uint64_t)p->s_q + tile_m - 1) / tile_m);
-        span->problem_begin = first;
-        span->together = together;
-        span->kv_heads = (ratio + together - 1) / together;
-        span->batch_heads = p->h_kv * span->kv_heads;
-        span->problem_heads = p->batch * span->batch_heads;
-        span->unused[0] = span->unused[1] = 0;
-        heads = (uint64_t)span->problem_heads * (end - first);
-        if (heads > ATTN_SM90_TILES_MAX || heads * span->m_blocks > ATTN_SM90_TILES_MAX - tiles)
+        count = end - first;
+        if (together > 1) {
+            m_blocks--;
+            if (!span_add(p, first, count, 1, together, causal, units, plan))
+                return ATTN_ERR_TOO_LARGE;
+            plan->spans[plan->spans_used - 1].row_begin = (uint32_t)(m_blocks * tile_m);
+        }
+        if (m_blocks > 0 && !span_add(p, first, count, m_blocks, 1, causal, units, plan))
             return ATTN_ERR_TOO_LARGE;
-        span->heads = (uint32_t)heads;
-        cut_sections(p, group->config.causal, units, span);
-        tiles += heads * span->m_blocks;
     }
-    plan->tiles = (uint32_t)tiles;
     return ATTN_OK;
 }
 

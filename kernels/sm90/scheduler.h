@@ -1,11 +1,12 @@
 /* sm90/scheduler.h: which tile of which problem is tile number t, and in which order problems come.
  *
  * Pure arithmetic that host and device share; no CUDA, any thread, owns nothing. A *tile* is tile_m query rows of
- * one head, or as many heads of one key head as it has warp groups where a head's rows fit one warp group: such heads
- * count as one here. A *key block* is tile_n keys. A *span* is the tiles of one problem, or of several of one shape,
- * which are then scheduled like a batch: their heads count through. Spans are numbered one after the other, those with
- * the longest tile first. Inside a causal span heads come in sections whose K and V stay in the L2 cache, and a section
- * runs its longest tiles first. */
+ * one head; or, where the rows that are left over for a head's last tile fit one warp group, those of as many heads of
+ * one key head as it has warp groups: such heads count as one here. A *key block* is tile_n keys. A *span* is the tiles
+ * of one problem, or of several of one shape, which are then scheduled like a batch: their heads count through. Tiles
+ * that heads share are a span of their own, before the one of the others. Spans are numbered one after the other, those
+ * with the longest tile first. Inside a causal span heads come in sections whose K and V stay in the L2 cache, and a
+ * section runs its longest tiles first. */
 #ifndef ATTN_SM90_SCHEDULER_H
 #define ATTN_SM90_SCHEDULER_H
 
@@ -30,15 +31,30 @@ typedef struct attn_sm90_span {
     uint32_t problem_begin;                        /* its first problem's place in the launch */
     uint32_t problem_heads, batch_heads, kv_heads; /* heads of a problem, of one of its batches, of one key head */
     uint32_t together;                             /* query heads that count as one */
-    uint32_t unused[2];                            /* spans are copied in pieces of 16 bytes */
+    uint32_t row_begin;                            /* first query row of tiles that heads share */
+    uint32_t unused;                               /* spans are copied in pieces of 16 bytes */
     attn_sm90_divisor_t by_section_tiles;          /* of a section but the last: m_blocks * section_heads */
     attn_sm90_divisor_t by_section_heads, by_last_heads, by_problem_heads, by_batch_heads, by_kv_heads;
 } attn_sm90_span_t;
 
-/* Query heads that share a tile of tile_m rows. */
-ATTN_SM90_BOTH uint32_t attn_sm90_together(int64_t s_q, uint32_t ratio, uint32_t tile_m)
+/* Whether rows that are missing for whole tiles are missing in whole warp groups from the first tile: when causal that
+ * is the shortest, and the last one would leave the fewest warp groups with the most key blocks. With two warp groups
+ * it would leave one of them alone with the last key block of every tile, which costs more. */
+ATTN_SM90_BOTH bool attn_sm90_missing_at_start(uint32_t tile_m, bool causal)
 {
-    return s_q <= ATTN_SM90_GROUP_ROWS && ratio > 1 ? tile_m / ATTN_SM90_GROUP_ROWS : 1;
+    return causal && tile_m > 2 * ATTN_SM90_GROUP_ROWS;
+}
+
+/* Spans that a problem may need: of tiles that heads share, and of the others. */
+#define ATTN_SM90_SPANS_EACH 2
+
+/* Query heads, of `ratio` that have one key head, that share their last tile of tile_m rows: as many in each as can be
+ * where the tiles that they need are filled evenly. s_q > 0. Not where rows are missing from the first tile instead. */
+ATTN_SM90_BOTH uint32_t attn_sm90_together(int64_t s_q, uint32_t ratio, uint32_t tile_m, bool causal)
+{
+    const uint32_t groups = tile_m / ATTN_SM90_GROUP_ROWS, tiles = (ratio + groups - 1) / groups;
+    const bool at_start = attn_sm90_missing_at_start(tile_m, causal) && s_q > tile_m;
+    return !at_start && (s_q - 1) % tile_m < ATTN_SM90_GROUP_ROWS ? (ratio + tiles - 1) / tiles : 1;
 }
 
 /* The place of tile `tile` (tile_begin <= tile) of a span: its block of rows and its head, of `heads`. */
@@ -61,13 +77,13 @@ ATTN_SM90_BOTH void attn_sm90_tile_locate(const attn_sm90_span_t *span, uint32_t
     *ret_head = head_first + rest - above * heads;
 }
 
-/* First row of tile `m_block` of the `m_blocks` of a head. Rows that are missing for whole tiles are missing in whole
- * warp groups from the first tile when causal, which is the shortest: its first rows are negative then. The last one
- * would leave the fewest warp groups with the most key blocks. */
+/* First row of tile `m_block` of the `m_blocks` of a head; negative in a first tile that lacks rows. */
 ATTN_SM90_BOTH int32_t attn_sm90_tile_row(uint32_t m_block, uint32_t m_blocks, int32_t tile_m, int32_t s_q, bool causal)
 {
     const uint32_t missing = m_blocks * (uint32_t)tile_m - (uint32_t)s_q;
-    const uint32_t shift = causal ? missing / ATTN_SM90_GROUP_ROWS * ATTN_SM90_GROUP_ROWS : 0;
+    const uint32_t shift = attn_sm90_missing_at_start((uint32_t)tile_m, causal)
+                               ? missing / ATTN_SM90_GROUP_ROWS * ATTN_SM90_GROUP_ROWS
+                               : 0;
     return (int32_t)(m_block * (uint32_t)tile_m - shift);
 }
 
@@ -115,7 +131,7 @@ typedef struct attn_sm90_plan_entry {
 
 typedef struct attn_sm90_plan {
     attn_sm90_plan_entry_t *entries; /* in launch order; room for twice group->count */
-    attn_sm90_span_t *spans;         /* room for group->count */
+    attn_sm90_span_t *spans;         /* room for ATTN_SM90_SPANS_EACH * group->count */
     uint32_t spans_used, tiles;
 } attn_sm90_plan_t;
 

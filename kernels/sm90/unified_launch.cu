@@ -264,12 +264,12 @@ attn_status_t configure(const Kernel &kernel, attn_error_t *err)
 // Of device memory behind the counter: problems, spans.
 size_t upload_bytes(uint32_t count)
 {
-    return (count * (sizeof(ProblemArgs) + sizeof(attn_sm90_span_t)) + 15) / 16 * 16;
+    return (count * (sizeof(ProblemArgs) + ATTN_SM90_SPANS_EACH * sizeof(attn_sm90_span_t)) + 15) / 16 * 16;
 }
 
 // Of host memory, per problem: what merging and planning write. Nothing of it is needed once launch() has returned.
 constexpr size_t kScratchEach =
-    sizeof(attn_problem_t) + sizeof(attn_sm90_span_t) + 2 * sizeof(attn_sm90_plan_entry_t);
+    sizeof(attn_problem_t) + ATTN_SM90_SPANS_EACH * sizeof(attn_sm90_span_t) + 2 * sizeof(attn_sm90_plan_entry_t);
 
 attn_workspace_size_t workspace(const attn_group_t *group, const attn_device_t *)
 {
@@ -334,9 +334,9 @@ uint32_t units_of(const attn_exec_t *exec)
     return static_cast<uint32_t>(exec->device->units);
 }
 
-// Key blocks of a tile that lasts no longer than it takes to find and announce the next one. If the longest one is such,
-// tiles that are tied to blocks ahead leave no block without work for long at the end; with four, 512 causal takes 8 %
-// longer (H100).
+// Key blocks of a tile that lasts no longer than it takes to find and announce the next one. If the longest one is
+// such, tiles that are tied to blocks ahead leave no block without work for long at the end; with four, 512 causal
+// takes 8 % longer (H100).
 constexpr int32_t kBriefBlocks = 2;
 // The same where both a tile's span and its problem must be read from device memory (H100, 150 problems of 32 to 512
 // rows: 3 % causal, 6 % full; 100 of 512, which are one span, would take 8 % longer causal).
@@ -352,7 +352,8 @@ attn_status_t describe(const attn_group_t *group, const attn_exec_t *exec, Launc
     launch->plan.entries = launch->few_entries;
     if (launch->work.count > kInlineProblems) {
         launch->plan.spans = reinterpret_cast<attn_sm90_span_t *>(merged + group->count);
-        launch->plan.entries = reinterpret_cast<attn_sm90_plan_entry_t *>(launch->plan.spans + group->count);
+        launch->plan.entries =
+            reinterpret_cast<attn_sm90_plan_entry_t *>(launch->plan.spans + ATTN_SM90_SPANS_EACH * group->count);
     }
     const Kernel &kernel = *launch->kernel;
     const attn_status_t st = attn_sm90_plan(&launch->work, static_cast<uint32_t>(kernel.rows),
@@ -369,7 +370,7 @@ attn_status_t describe(const attn_group_t *group, const attn_exec_t *exec, Launc
     args.early = launch->plan.entries[0].longest <= kBriefBlocks;
     args.listed = args.tiles_listed = 0;
     if (launch->plan.spans != args.span) {
-        const uint32_t spans = args.spans < kInlineProblems ? args.spans : kInlineProblems;
+        const uint32_t spans = args.spans < kInlineSpans ? args.spans : kInlineSpans;
         memcpy(args.span, launch->plan.spans, spans * sizeof(args.span[0]));
     }
     return ATTN_OK;
@@ -433,9 +434,12 @@ void fill_listed(Launch *launch)
         fill_places(args, &problem.own);
         own[fit] = problem.own;
     }
-    for (uint32_t i = 0; i < args.spans && i < kInlineProblems; ++i) {
+    for (uint32_t i = 0; i < args.spans && i < kInlineSpans; ++i) {
         const bool last = i + 1 == args.spans;
-        const attn_sm90_span_t *const next = &launch->plan.spans[i + 1];
+        const attn_sm90_span_t *const span = &launch->plan.spans[i], *const next = span + 1;
+        if (!last && next->problem_begin == span->problem_begin) {
+            continue; // of the same problems
+        }
         const uint32_t end = last ? count : next->problem_begin;
         if (end > fit) {
             break;
@@ -453,13 +457,13 @@ attn_status_t upload(Launch *launch, const attn_exec_t *exec, attn_error_t *err)
         reinterpret_cast<ProblemArgs *>(static_cast<unsigned char *>(exec->workspace) + ATTN_WORKSPACE_ZEROED);
     const uint32_t count = launch->work.count;
     attn_sm90_span_t *const spans_to = reinterpret_cast<attn_sm90_span_t *>(to + count);
-    const bool few_spans = args.spans <= kInlineProblems; // they are in the parameters
+    const bool few_spans = args.spans <= kInlineSpans; // they are in the parameters
     Parcel<kParcelBytes> parcel;
     parcel.q_map = args.problem[0].q_map;
     parcel.kv_map = args.problem[0].k_map;
     parcel.with_maps = args.has_arenas == 0;
-    for (uint32_t first = 0; first < count; first += kParcelProblems) {
-        const uint32_t spans = !few_spans && args.spans > first ? args.spans - first : 0;
+    const uint32_t spans = few_spans ? 0 : args.spans;
+    for (uint32_t first = 0, first_span = 0; first < count || first_span < spans;) {
         parcel_begin(&parcel, count - first);
         for (uint32_t i = 0; i < parcel.problems; ++i) {
             ProblemArgs problem;
@@ -469,12 +473,14 @@ attn_status_t upload(Launch *launch, const attn_exec_t *exec, attn_error_t *err)
             }
             parcel_add(&parcel, i, &problem);
         }
-        parcel_end(&parcel, launch->plan.spans + first, spans);
+        parcel_end(&parcel, launch->plan.spans + first_span, spans - first_span);
         const cudaError_t rc =
-            parcel_send(&parcel, to + first, spans_to + first, static_cast<cudaStream_t>(exec->stream));
+            parcel_send(&parcel, to + first, spans_to + first_span, static_cast<cudaStream_t>(exec->stream));
         if (rc != cudaSuccess) {
             return attn_error_set(err, ATTN_ERR_DEVICE, "the group could not be uploaded: %s", cudaGetErrorString(rc));
         }
+        first += parcel.problems;
+        first_span += parcel.spans;
     }
     args.place = kUploaded;
     args.uploaded = to;

@@ -32,13 +32,14 @@ static_assert(kRecordAt == 3 * sizeof(CUtensorMap) && kLayoutAt == kRecordAt + k
 
 constexpr uint32_t kParcelProblems = 96;
 constexpr uint32_t kParcelBytes = kParcelProblems * (kRecordBytes + kLayoutBytes + sizeof(attn_sm90_span_t));
-static_assert(sizeof(attn_sm90_span_t) <= kPiece * 31, "a warp for each problem can copy the spans as well");
-static_assert(kParcelProblems * sizeof(attn_sm90_span_t) % kPiece == 0, "spans of a full parcel are whole pieces");
+constexpr uint32_t kSpanPieces = sizeof(attn_sm90_span_t) / kPiece;
+static_assert(sizeof(attn_sm90_span_t) % kPiece == 0, "spans are whole pieces");
 
-// Up to kParcelProblems problems of a launch with as many of its spans, if there are.
+// Up to kParcelProblems problems of a launch and as many of its spans as there is room for: one for each problem, or
+// two where their layouts are the same.
 template <uint32_t kBytes> struct Parcel {
     CUtensorMap q_map, kv_map; // templates: any problem's
-    uint32_t problems, layouts_at, spans_at, span_pieces;
+    uint32_t problems, layouts_at, spans_at, spans;
     uint32_t with_maps;                      // else nobody looks at the problems' maps
     alignas(16) unsigned char bytes[kBytes]; // records, layouts, spans
 };
@@ -65,8 +66,14 @@ __global__ void __launch_bounds__(32 * kExpandWarps)
     const uint32_t lane = threadIdx.x % 32, thread = blockIdx.x * 32 * kExpandWarps + threadIdx.x;
     const uint32_t problem = thread / 32;
     grid_release_dependents();
+    const bool has_span = thread < parcel.spans * kSpanPieces;
+    const uint4 span = load_generic(parcel.bytes + parcel.spans_at + (has_span ? kPiece * thread : 0));
     if (problem >= parcel.problems) {
-        return; // spans need no more threads than problems do
+        grid_wait();
+        if (has_span) {
+            spans[thread] = span;
+        }
+        return;
     }
     ProblemArgs &args = made[threadIdx.x / 32];
     uint4 *const pieces = reinterpret_cast<uint4 *>(&args);
@@ -79,8 +86,6 @@ __global__ void __launch_bounds__(32 * kExpandWarps)
     const bool with_maps = parcel.with_maps != 0;
     const CUtensorMap *const map = lane < kMapPieces ? &parcel.q_map : &parcel.kv_map;
     const uint4 map_piece = load_generic(reinterpret_cast<const uint4 *>(map) + lane % kMapPieces);
-    const bool has_span = thread < parcel.span_pieces;
-    const uint4 span = load_generic(parcel.bytes + parcel.spans_at + (has_span ? kPiece * thread : 0));
     if (lane < kRecordPieces + kLayoutPieces) { // the layout lies behind the record
         pieces[kRecordAt / kPiece + lane] = piece;
     }
@@ -142,12 +147,12 @@ inline void parcel_add(Parcel<kParcelBytes> *parcel, uint32_t at, ProblemArgs *a
     memcpy(parcel->bytes + at * kRecordBytes, from + kRecordAt, kRecordBytes);
 }
 
-// The parcel takes as many of the `count` spans that are left as it may.
+// The parcel takes as many of the `count` spans that are left as it can.
 inline void parcel_end(Parcel<kParcelBytes> *parcel, const attn_sm90_span_t *spans, uint32_t count)
 {
-    const size_t bytes = sizeof(*spans) * (count < kParcelProblems ? count : kParcelProblems);
-    memcpy(parcel->bytes + parcel->spans_at, spans, bytes);
-    parcel->span_pieces = static_cast<uint32_t>((bytes + kPiece - 1) / kPiece);
+    const uint32_t room = (kParcelBytes - parcel->spans_at) / static_cast<uint32_t>(sizeof(*spans));
+    parcel->spans = count < room ? count : room;
+    memcpy(parcel->bytes + parcel->spans_at, spans, parcel->spans * sizeof(*spans));
 }
 
 template <uint32_t kBytes>
@@ -156,7 +161,9 @@ cudaError_t parcel_expand(Parcel<kParcelBytes> *parcel, ProblemArgs *to, attn_sm
     static_assert(kBytes <= kParcelBytes && sizeof(Parcel<kBytes>) + 2 * sizeof(void *) <= 31 * 1024,
                   "parameters of a kernel, and 736 bytes of the driver's, are at most 32 KB");
     cudaLaunchConfig_t config = {};
-    config.gridDim = dim3((parcel->problems + kExpandWarps - 1) / kExpandWarps);
+    const uint32_t span_warps = (parcel->spans * kSpanPieces + 31) / 32;
+    const uint32_t warps = parcel->problems > span_warps ? parcel->problems : span_warps;
+    config.gridDim = dim3((warps + kExpandWarps - 1) / kExpandWarps);
     config.blockDim = dim3(32 * kExpandWarps);
     config.stream = stream;
     cudaLaunchAttribute early = {};
@@ -180,7 +187,7 @@ constexpr uint32_t parcel_room(uint32_t total)
 inline cudaError_t parcel_send(Parcel<kParcelBytes> *parcel, ProblemArgs *to, attn_sm90_span_t *spans,
                                cudaStream_t stream)
 {
-    const uint32_t bytes = parcel->spans_at + kPiece * parcel->span_pieces;
+    const uint32_t bytes = parcel->spans_at + parcel->spans * static_cast<uint32_t>(sizeof(*spans));
     constexpr uint32_t kSmall = parcel_room(1536), kPage = parcel_room(4096), kMiddle = parcel_room(9216),
                        kLarge = parcel_room(16384);
     const auto send = bytes <= kSmall    ? parcel_expand<kSmall>

@@ -21,7 +21,7 @@ struct Row {
     float softcap, scale;
 };
 
-static const int kMaxRows = 80;
+static const int kMaxRows = 96;
 static Row rows[kMaxRows];
 static int row_count;
 static char names[kMaxRows][48];
@@ -52,6 +52,17 @@ static void rows_make()
     for (const auto &g : gqa) {
         row_add(static_cast<uint32_t>(g[0]), g[1], g[2], static_cast<uint32_t>(g[3]), static_cast<uint32_t>(g[4]), 128,
                 true, 0.f, 0.f);
+    }
+    // No multiples of a tile: what is left over of heads of one key head shares tiles in the first four.
+    static const int64_t odd[][6] = {{96, 180, 180, 32, 8, 128},  {16, 799, 799, 32, 8, 128},
+                                     {1, 2100, 2100, 32, 8, 128}, {4, 300, 3001, 32, 8, 128},
+                                     {16, 799, 799, 16, 16, 128}, {16, 1000, 1000, 32, 8, 64},
+                                     {16, 1000, 1000, 8, 8, 256}};
+    for (const auto &o : odd) {
+        for (int causal = 1; causal >= 0; --causal) {
+            row_add(static_cast<uint32_t>(o[0]), o[1], o[2], static_cast<uint32_t>(o[3]), static_cast<uint32_t>(o[4]),
+                    static_cast<uint32_t>(o[5]), causal, 0.f, 0.f);
+        }
     }
     row_add(1, 4096, 4096, 32, 8, 128, true, 30.f, 0.1f);
     row_add(2, 512, 4096, 32, 8, 128, true, 30.f, 0.1f);

@@ -8,16 +8,17 @@
 // which is what a list schedule takes at most. A group may take 1.05 of it, the upload of its problems included.
 // The dense batch is 4 x 4096: 20 to 30 tiles for each block, so that the grid is full until nearly the end. Short
 // tiles cost more per step, in a dense batch too (Q, O and the memory that they wait for are shared by fewer steps), so
-// each row is also held against a dense batch whose tiles have as many steps as the group's on average: were a tile's
-// time a straight line over its steps, that batch would cost what dense batches of each problem's own length do.
-// "memory" is what tensors take once at the rate of a device-to-device copy.
-// Groups of equal problems may take 1.03 of the same as one dense batch.
+// each row is also held against the rates of dense batches of its problems' own shapes: each problem's steps at the
+// rate of its own batch, and the longest tile that so comes out. "memory" is what tensors take once at the rate of a
+// device-to-device copy. Groups of equal problems may take 1.03 of the same as one dense batch.
 #ifndef ATTN_TESTS_KERNEL_BENCH_RAGGED_CUH
 #define ATTN_TESTS_KERNEL_BENCH_RAGGED_CUH
 
 #include <chrono>
 #include <cmath>
 #include <cstring>
+#include <map>
+#include <utility>
 #include <vector>
 
 #include "kernel_bench_support.cuh"
@@ -47,6 +48,9 @@ static const Mix mixes[] = {
     {"30 of 16-64", kLogUniform, 30, 16, 64, 32, 8, 128},
     {"64 chunks of 16-128", kChunks, 64, 16, 128, 32, 8, 128},
     {"32 of 64-4096", kLogUniform, 32, 64, 4096, 32, 8, 64},
+    {"256 of 16-256", kLogUniform, 256, 16, 256, 32, 8, 64},
+    {"100 of 64-2048", kLogUniform, 100, 64, 2048, 16, 16, 96},
+    {"100 of 64-2048", kLogUniform, 100, 64, 2048, 8, 8, 256},
     {"8 equal of 512", kEqual, 8, 512, 512, 32, 8, 128},
     {"32 equal of 512", kEqual, 32, 512, 512, 16, 16, 128},
     {"100 equal of 512", kEqual, 100, 512, 512, 16, 16, 128},
@@ -86,14 +90,17 @@ static std::vector<attn_problem_t> mix_problems(const Mix &mix)
 static const attn_sm90::Kernel &kernel_for(const attn_config_t &config, uint32_t d)
 {
     using namespace attn_sm90;
-    const Kernel *const fp16 = d == 64 ? kernels_fp16_d64() : kernels_fp16_d128();
-    const Kernel *const bf16 = d == 64 ? kernels_bf16_d64() : kernels_bf16_d128();
-    return (config.dtype == ATTN_DTYPE_BF16 ? bf16 : fp16)[2 * config.causal + config.softcap];
+    const bool bf16 = config.dtype == ATTN_DTYPE_BF16;
+    const Kernel *const kernels = d == 64    ? (bf16 ? kernels_bf16_d64() : kernels_fp16_d64())
+                                  : d == 96  ? (bf16 ? kernels_bf16_d96() : kernels_fp16_d96())
+                                  : d == 128 ? (bf16 ? kernels_bf16_d128() : kernels_fp16_d128())
+                                             : (bf16 ? kernels_bf16_d256() : kernels_fp16_d256());
+    return kernels[2 * config.causal + config.softcap];
 }
 
 struct Work {
     uint64_t tiles, steps;
-    int64_t longest; // steps
+    int64_t longest;     // steps
     double flops, bytes; // bytes of q, k, v and o
 };
 
@@ -113,8 +120,7 @@ static Work work_of(const attn_config_t &config, const std::vector<attn_problem_
         }
         work.tiles += heads * m_blocks;
         work.flops += attn_problem_flops(&p, config.causal);
-        work.bytes += 4.0 * p.batch * p.d *
-                      (static_cast<double>(p.s_q) * p.h_q + static_cast<double>(p.s_kv) * p.h_kv);
+        work.bytes += 4.0 * p.batch * p.d * (static_cast<double>(p.s_q) * p.h_q + static_cast<double>(p.s_kv) * p.h_kv);
     }
     return work;
 }
@@ -201,19 +207,35 @@ static std::vector<attn_problem_t> dense_batch(const Mix &mix, int64_t length, u
     return one;
 }
 
-// The shortest square problem, in steps of 64 rows, whose tiles have as many steps as those of `work` on average.
-static int64_t length_like(const Mix &mix, const attn_config_t &config, const attn_sm90::Kernel &kernel,
-                           const Work &work)
+// The bound with the rates of dense batches of the problems' own shapes, over what the group takes. The clock moves
+// meanwhile, so each batch is held against the group next to it.
+static double own_rates(const attn_config_t &config, const attn_sm90::Kernel &kernel, const Subject &group, int rounds)
 {
-    int64_t length = 64;
-    while (length < 8192) {
-        const Work like = work_of(config, dense_batch(mix, length, 1), kernel);
-        if (like.steps * work.tiles >= work.steps * like.tiles) {
-            break;
+    double bound = 0, longest = 0;
+    const double blocks = blocks_of(group.work);
+    std::map<std::pair<int64_t, int64_t>, double> known;
+    for (const attn_problem_t &p : group.problems) {
+        const Work work = work_of(config, {p}, kernel);
+        double &rate = known[{p.s_q, p.s_kv}];
+        if (rate == 0) {
+            Subject dense = {};
+            float beside[kMaxRounds];
+            dense.problems = {p};
+            const uint64_t units = static_cast<uint64_t>(device.units);
+            dense.problems[0].batch = std::max(static_cast<uint32_t>((32768 + p.s_kv - 1) / p.s_kv),
+                                               static_cast<uint32_t>((8 * units + work.tiles - 1) / work.tiles));
+            subject_open(&dense, config, kernel, false);
+            for (int i = 0; i < rounds; ++i) {
+                beside[i] = timer_run(group.timer);
+                dense.us[i] = timer_run(dense.timer);
+            }
+            rate = step_us(&dense, rounds) / static_cast<double>(median(beside, rounds));
+            subject_close(&dense);
         }
-        length += 64;
+        bound += rate * static_cast<double>(work.steps) / blocks;
+        longest = std::max(longest, rate * static_cast<double>(work.longest));
     }
-    return length;
+    return bound + longest;
 }
 
 // Microseconds that the caller's thread spends in launch(), on an idle stream.
@@ -234,22 +256,14 @@ static void bench_mix(const Mix &mix, const char *name, const attn_config_t &con
 {
     const attn_sm90::Kernel &kernel = kernel_for(config, mix.d);
     const bool equal = mix.lengths == kEqual;
-    Subject group = {}, dense = {}, like = {};
+    Subject group = {}, dense = {};
     group.problems = mix_problems(mix);
     subject_open(&group, config, kernel, true);
     dense.problems = equal ? dense_batch(mix, mix.most, mix.count) : dense_batch(mix, 4096, 4);
     subject_open(&dense, config, kernel, false);
-    const int64_t length = length_like(mix, config, kernel, group.work);
-    if (!equal) {
-        like.problems = dense_batch(mix, length, static_cast<uint32_t>((32768 + length - 1) / length));
-        subject_open(&like, config, kernel, false);
-    }
     for (int i = 0; i < rounds; ++i) {
         group.us[i] = timer_run(group.timer);
         dense.us[i] = timer_run(dense.timer);
-        if (!equal) {
-            like.us[i] = timer_run(like.timer);
-        }
     }
     const Work &work = group.work;
     const double us = static_cast<double>(median(group.us, rounds)), host = host_us(config, group.problems);
@@ -269,9 +283,8 @@ static void bench_mix(const Mix &mix, const char *name, const attn_config_t &con
     } else {
         print_ratio(steps * step_us(&dense, rounds));
         printf(" (4 x 4096: %.3f us a step); ", step_us(&dense, rounds));
-        print_ratio(steps * step_us(&like, rounds));
-        printf(" (%u x %lld: %.3f)", like.problems[0].batch, static_cast<long long>(length), step_us(&like, rounds));
-        subject_close(&like);
+        print_ratio(us * own_rates(config, kernel, group, std::min(rounds, 3)));
+        printf(" (own shapes)");
     }
     printf("  host %.1f us\n", host);
     fflush(stdout);

@@ -28,7 +28,7 @@ static attn_group_t group_of(const attn_problem_t *problems, uint32_t count, boo
 /* The plan of a group of up to 8 problems of any shape. */
 typedef struct planned {
     attn_sm90_plan_entry_t entries[16];
-    attn_sm90_span_t spans[8];
+    attn_sm90_span_t spans[16];
     attn_sm90_plan_t plan;
     attn_status_t status;
 } planned_t;
@@ -41,56 +41,91 @@ static void plan_of(const attn_group_t *group, planned_t *ret)
     ret->status = attn_sm90_plan(group, 128, 128, 132, &ret->plan);
 }
 
-/* Every (m block, head) once, and lengths that never grow inside a section. */
+/* Marks the rows of warp group `group` of a tile as seen, once, in units of 64 rows of a head. */
+static void see_rows(const attn_problem_t *p, const attn_sm90_span_t *span, uint32_t m, uint32_t head, bool causal,
+                     uint32_t group, unsigned char *seen)
+{
+    uint32_t ratio = p->h_q / p->h_kv, row_units = ((uint32_t)p->s_q + 63) / 64, member;
+    int32_t row;
+
+    if (span->together == 1) {
+        row = attn_sm90_tile_row(m, span->m_blocks, 128, (int32_t)p->s_q, causal) + 64 * (int32_t)group;
+    } else {
+        ck_assert_uint_eq(m, 0);
+        row = (int32_t)span->row_begin;
+        member = head % span->kv_heads * span->together + group;
+        if (member >= ratio)
+            return;
+        head = head / span->kv_heads * ratio + member;
+    }
+    ck_assert_int_eq(row % 64, 0);
+    if (row < 0 || row >= p->s_q)
+        return;
+    ck_assert_int_eq(seen[head * row_units + (uint32_t)row / 64]++, 0);
+}
+
+/* All rows of all heads once, and lengths that never grow inside a section. */
 static void check_problem(const attn_problem_t *p, bool causal)
 {
     attn_group_t g = group_of(p, 1, causal);
     planned_t made;
-    const attn_sm90_span_t *span = &made.spans[0];
-    uint32_t tiles, last_section = UINT32_MAX;
-    int32_t last = 0;
-    unsigned char *seen;
+    uint32_t units = p->batch * p->h_q * (((uint32_t)p->s_q + 63) / 64), tiles = 0;
+    bool shared = (p->s_q - 1) % 128 < 64 && p->h_q > p->h_kv;
+    unsigned char *seen = calloc(units, 1);
 
     plan_of(&g, &made);
     ck_assert_int_eq(made.status, ATTN_OK);
-    ck_assert_uint_eq(made.plan.spans_used, 1);
-    tiles = made.plan.tiles;
-    ck_assert_uint_eq(span->together, p->s_q <= 64 && p->h_q > p->h_kv ? 2 : 1);
-    ck_assert_uint_eq(span->kv_heads, (p->h_q / p->h_kv + span->together - 1) / span->together);
-    ck_assert_uint_eq(span->batch_heads, p->h_kv * span->kv_heads);
-    ck_assert_uint_eq(span->heads, p->batch * span->batch_heads);
-    ck_assert_uint_eq(tiles, span->m_blocks * span->heads);
-    seen = calloc(tiles, 1);
-    for (uint32_t t = 0; t < tiles; t++) {
-        uint32_t m, head, section;
-        int32_t blocks;
+    ck_assert_uint_eq(made.plan.spans_used, 1u + (shared && p->s_q > 128));
+    for (uint32_t i = 0; i < made.plan.spans_used; i++) {
+        const attn_sm90_span_t *span = &made.spans[i];
+        uint32_t last_section = UINT32_MAX;
+        int32_t last = 0;
 
-        attn_sm90_tile_locate(span, t, causal, &m, &head);
-        ck_assert_uint_lt(m, span->m_blocks);
-        ck_assert_uint_lt(head, span->heads);
-        ck_assert_int_eq(seen[m * span->heads + head], 0);
-        seen[m * span->heads + head] = 1;
-        blocks = attn_sm90_key_blocks(attn_sm90_tile_row(m, span->m_blocks, 128, (int32_t)p->s_q, causal), 128,
-                                      (int32_t)p->s_q, (int32_t)p->s_kv, causal, 128);
-        ck_assert_int_ge(blocks, 1);
-        section = head / span->section_heads;
-        section = section < span->sections ? section : span->sections - 1;
-        if (causal && section == last_section)
-            ck_assert_int_le(blocks, last);
-        last = blocks;
-        last_section = section;
+        ck_assert_uint_eq(span->together, shared && i == 0 ? 2 : 1);
+        ck_assert_uint_eq(span->tile_begin, tiles);
+        ck_assert_uint_eq(span->problem_begin, 0);
+        ck_assert_uint_eq(span->kv_heads, (p->h_q / p->h_kv + span->together - 1) / span->together);
+        ck_assert_uint_eq(span->batch_heads, p->h_kv * span->kv_heads);
+        ck_assert_uint_eq(span->heads, p->batch * span->batch_heads);
+        tiles += span->m_blocks * span->heads;
+        for (uint32_t t = span->tile_begin; t < tiles; t++) {
+            uint32_t m, head, section;
+            int32_t blocks;
+
+            attn_sm90_tile_locate(span, t, causal, &m, &head);
+            ck_assert_uint_lt(m, span->m_blocks);
+            ck_assert_uint_lt(head, span->heads);
+            see_rows(p, span, m, head, causal, 0, seen);
+            see_rows(p, span, m, head, causal, 1, seen);
+            blocks = attn_sm90_key_blocks((int32_t)(span->row_begin + 128 * m), 128, (int32_t)p->s_q, (int32_t)p->s_kv,
+                                          causal, 128);
+            ck_assert_int_ge(blocks, 1);
+            section = head / span->section_heads;
+            section = section < span->sections ? section : span->sections - 1;
+            if (causal && section == last_section)
+                ck_assert_int_le(blocks, last);
+            last = blocks;
+            last_section = section;
+        }
     }
+    ck_assert_uint_eq(made.plan.tiles, tiles);
+    for (uint32_t i = 0; i < units; i++)
+        ck_assert_int_eq(seen[i], 1);
     free(seen);
 }
 
 START_TEST(every_tile_once)
 {
-    static const int64_t lengths[][2] = {{1, 1}, {128, 128}, {129, 64}, {1000, 70000}, {5000, 5000}, {300, 0}};
+    static const int64_t lengths[][2] = {{1, 1},     {64, 64},   {65, 65},      {128, 128},   {129, 64},
+                                         {192, 500}, {193, 193}, {1000, 70000}, {5000, 5000}, {300, 0}};
 
     for (size_t i = 0; i < sizeof(lengths) / sizeof(lengths[0]); i++)
         for (int causal = 0; causal < 2; causal++) {
-            attn_problem_t p = problem(3, 6, 2, lengths[i][0], lengths[i][1]);
+            attn_problem_t p = problem(3, 6, 2, lengths[i][0], lengths[i][1]); /* three heads share: two and one */
+            attn_problem_t apart = problem(3, 4, 4, lengths[i][0], lengths[i][1]);
+
             check_problem(&p, causal);
+            check_problem(&apart, causal);
         }
 }
 END_TEST
@@ -151,13 +186,22 @@ START_TEST(rows_are_mixed)
 }
 END_TEST
 
-/* Heads share a tile when their rows fit one of its warp groups, and only those of one key head. */
-START_TEST(short_heads_share_tiles)
+/* Heads share their last tile when the rows that are left for it fit one of its warp groups, and only those of one key
+ * head. */
+START_TEST(heads_share_last_tiles)
 {
-    ck_assert_uint_eq(attn_sm90_together(64, 4, 128), 2);
-    ck_assert_uint_eq(attn_sm90_together(1, 8, 192), 3);
-    ck_assert_uint_eq(attn_sm90_together(65, 4, 128), 1);
-    ck_assert_uint_eq(attn_sm90_together(64, 1, 128), 1);
+    ck_assert_uint_eq(attn_sm90_together(64, 4, 128, false), 2);
+    ck_assert_uint_eq(attn_sm90_together(128 * 7 + 64, 2, 128, false), 2);
+    ck_assert_uint_eq(attn_sm90_together(128 * 7 + 65, 2, 128, false), 1);
+    ck_assert_uint_eq(attn_sm90_together(128 * 7, 2, 128, false), 1);
+    ck_assert_uint_eq(attn_sm90_together(192 + 1, 4, 192, false), 2); /* two and two, not three and one */
+    ck_assert_uint_eq(attn_sm90_together(192 + 1, 2, 192, false), 2);
+    ck_assert_uint_eq(attn_sm90_together(192 + 1, 4, 192, true), 1); /* its rows are missing from the first tile */
+    ck_assert_uint_eq(attn_sm90_together(1, 8, 192, true), 3);
+    ck_assert_uint_eq(attn_sm90_together(128 + 1, 8, 128, true), 2);
+    ck_assert_uint_eq(attn_sm90_together(1, 8, 192, false), 3);
+    ck_assert_uint_eq(attn_sm90_together(65, 4, 128, false), 1);
+    ck_assert_uint_eq(attn_sm90_together(64, 1, 128, false), 1);
 }
 END_TEST
 
@@ -202,13 +246,17 @@ START_TEST(groups_longest_first)
 
     plan_of(&g, &made);
     ck_assert_int_eq(made.status, ATTN_OK);
-    ck_assert_uint_eq(made.plan.spans_used, 3);
-    for (uint32_t i = 0; i < 3; i++) {
+    ck_assert_uint_eq(made.plan.spans_used, 5); /* heads of the first two share their last tiles */
+    for (uint32_t i = 0; i < 3; i++)
         ck_assert_uint_eq(made.entries[i].problem, order[i]);
-        ck_assert_uint_eq(made.spans[i].problem_begin, i);
+    for (uint32_t i = 0; i < 5; i++) {
+        ck_assert_uint_eq(made.spans[i].problem_begin, i / 2);
+        ck_assert_uint_eq(made.spans[i].together, i == 0 || i == 2 ? 2 : 1);
         ck_assert_uint_eq(made.spans[i].tile_begin, at);
         at += made.spans[i].m_blocks * made.spans[i].heads;
     }
+    ck_assert_uint_eq(made.spans[0].row_begin, 3968);
+    ck_assert_uint_eq(made.spans[1].m_blocks, 31);
     ck_assert_uint_eq(made.plan.tiles, at);
 }
 END_TEST
@@ -217,7 +265,7 @@ END_TEST
  * of all before the shorter ones of any. */
 START_TEST(equal_problems_are_scheduled_as_a_batch)
 {
-    attn_problem_t p[5] = {problem(1, 4, 2, 512, 512), problem(1, 4, 2, 700, 700), problem(1, 4, 2, 512, 512),
+    attn_problem_t p[5] = {problem(1, 4, 2, 512, 512), problem(1, 4, 2, 768, 768), problem(1, 4, 2, 512, 512),
                            problem(1, 4, 4, 512, 512), problem(1, 4, 2, 512, 512)};
     attn_group_t g = group_of(p, 5, true);
     planned_t made;
@@ -282,7 +330,9 @@ START_TEST(visible_keys)
     ck_assert_int_eq(attn_sm90_tile_row(0, 3, 192, 512, true), -64);
     ck_assert_int_eq(attn_sm90_tile_row(2, 3, 192, 512, true), 320);
     ck_assert_int_eq(attn_sm90_tile_row(2, 3, 192, 513, true), 384); /* 63: less than a warp group */
-    ck_assert_int_eq(attn_sm90_tile_row(0, 1, 128, 1, true), -64);
+    ck_assert_int_eq(attn_sm90_tile_row(0, 1, 192, 1, true), -128);
+    ck_assert_int_eq(attn_sm90_tile_row(0, 1, 128, 1, true), 0); /* not with two warp groups */
+    ck_assert_int_eq(attn_sm90_tile_row(1, 2, 128, 190, true), 128);
     /* A warp group's part of a tile of 192 rows and blocks of 128 keys: its rows end at 64, 128, 192. */
     ck_assert_int_eq(attn_sm90_live_blocks(0, 64, 192, 192, true, 128), 1);
     ck_assert_int_eq(attn_sm90_live_blocks(64, 64, 192, 192, true, 128), 1);
@@ -305,7 +355,7 @@ int main(void)
     tcase_add_test(tests, sections_fit_the_cache);
     tcase_add_test(tests, last_section_is_balanced);
     tcase_add_test(tests, rows_are_mixed);
-    tcase_add_test(tests, short_heads_share_tiles);
+    tcase_add_test(tests, heads_share_last_tiles);
     tcase_add_test(tests, divisors);
     tcase_add_test(tests, groups_longest_first);
     tcase_add_test(tests, equal_problems_are_scheduled_as_a_batch);
