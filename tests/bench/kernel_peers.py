@@ -2,7 +2,7 @@
 """Times `unified` and its peers on the same tensors, interleaved, in one process.
 
 Usage: kernel_peers.py --library libunified.so [--fa3 libfa3peer.so] [--rows REGEX] [--dtype bf16|fp16|both]
-                       [--rounds 5] [--no-cudnn] [--csv FILE]
+                       [--rounds 5] [--no-cudnn] [--csv FILE] [--odd | --shares]
 
 Peers are cuDNN through PyTorch's SDPA and, when a shared object for it is given, FlashAttention-3. Every kernel is
 captured in a CUDA graph of several launches; rounds interleave the kernels; the table shows the median, warm.
@@ -112,6 +112,20 @@ def rows():
     return [r for r in out if not (r[0] in seen or seen.add(r[0]))]
 
 
+def odd_rows():
+    """Like rows(): lengths that are no multiples of a tile."""
+    out = []
+    for b, s_q, s_kv, h_q, h_kv, d in ((96, 180, 180, 32, 8, 128), (16, 799, 799, 32, 8, 128),
+                                       (1, 2100, 2100, 32, 8, 128), (4, 300, 3001, 32, 8, 128),
+                                       (1, 5000, 5000, 64, 8, 128), (64, 100, 100, 16, 16, 128),
+                                       (8, 1500, 1500, 16, 16, 128), (16, 1000, 1000, 32, 8, 64),
+                                       (16, 1000, 1000, 8, 8, 256)):
+        for causal in (True, False):
+            out.append((f"odd{d} {'c' if causal else 'n'} B{b} {s_q}x{s_kv} H{h_q}/{h_kv}", b, s_q, s_kv, h_q, h_kv, d,
+                        causal, 0.0, 0.0))
+    return out
+
+
 def pairs(s_q, s_kv, causal):
     if not causal:
         return s_q * s_kv
@@ -169,6 +183,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--no-cudnn", action="store_true")
     parser.add_argument("--csv")
+    parser.add_argument("--odd", action="store_true", help="lengths that are no multiples of a tile instead")
     parser.add_argument("--shares", action="store_true", help="only D = 96 and 192 beside D = 128, in turns")
     args = parser.parse_args()
     ours = []
@@ -186,7 +201,7 @@ def main():
     csv = open(args.csv, "w") if args.csv else None
     print(f"# {torch.cuda.get_device_name(0)}, torch {torch.__version__}, cuDNN {torch.backends.cudnn.version()}")
     geo = {}
-    for name, b, s_q, s_kv, h_q, h_kv, d, causal, cap, scale in rows():
+    for name, b, s_q, s_kv, h_q, h_kv, d, causal, cap, scale in odd_rows() if args.odd else rows():
         if not re.search(args.rows, name):
             continue
         for dtype in (torch.bfloat16, torch.float16):
