@@ -14,16 +14,26 @@ static void test_nan()
         const uint16_t nan = 0x7FFF;
         const uint16_t inf = c.dtype == kF16 ? 0x7C00 : 0x7F80;
         switch (i % 6) {
-        case 0: poke(x.q, 133, 1, 5, nan); break;
-        case 1: poke(x.k, 200, 0, 7, nan); break;
-        case 2: poke(x.v, 200, 0, 9, nan); break;
-        case 3: poke(x.v, 449, 0, 3, nan); break;
+        case 0:
+            poke(x.q, 133, 1, 5, nan);
+            break;
+        case 1:
+            poke(x.k, 200, 0, 7, nan);
+            break;
+        case 2:
+            poke(x.v, 200, 0, 9, nan);
+            break;
+        case 3:
+            poke(x.v, 449, 0, 3, nan);
+            break;
         case 4:
             poke(x.v, 255, 0, 3, nan);
             poke(x.v, 300, 0, 3, nan);
             poke(x.v, 300, 0, 60, nan);
             break;
-        default: poke(x.v, 310, 0, 11, inf); break;
+        default:
+            poke(x.v, 310, 0, 11, inf);
+            break;
         }
         run_alone(x);
         if (i % 6 != 5) {
@@ -43,12 +53,14 @@ static void test_nan()
         }
     }
     // Heads that share a tile: a row of one of them, and a key that their first rows do not see.
-    for (int i = 0; i < 24; ++i) {
+    for (int i = 0; i < 48; ++i) {
         static const uint32_t dims[] = {128, 64, 256, 96, 192, 72};
         pool_used = 0;
-        Case c = case_of(i & 1 ? kF16 : kBf16, i & 2, 2, 10, 2, dims[i / 4], 40, 200);
+        const uint32_t d = dims[i / 8];
+        const int64_t before = i & 4 ? 0 : d > 96 ? 128 : 192; // rows of tiles that are not shared
+        Case c = case_of(i & 1 ? kF16 : kBf16, i & 2, 2, 10, 2, d, before + 40, 200);
         const Instance x = instance_make(c, 1250 + i);
-        poke(x.q, 33, 4, 5, 0x7FFF);
+        poke(x.q, before + 33, 4, 5, 0x7FFF);
         poke(x.v, 170, 1, 9, 0x7FFF);
         run_alone(x);
         expect_true(x);
