@@ -145,7 +145,8 @@ template <class T> struct Scheduler {
             tile.row = static_cast<int32_t>(found.span.row_begin);
             tile.member += lane;
         }
-        tile.live = lane < T::kGroups && tile.member < p.layout.ratio
+        const int groups = apart ? T::kGroups : static_cast<int>(found.span.together);
+        tile.live = lane < groups && tile.member < p.layout.ratio
                         ? attn_sm90_live_blocks(tile.row, kRowsPerGroup, p.own.s_q, p.own.s_kv, T::kCausal, T::kKeys)
                         : 0;
         return tile;

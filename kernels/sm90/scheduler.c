@@ -144,7 +144,7 @@ static attn_status_t number_tiles(const attn_group_t *group, uint32_t tile_m, ui
     plan->spans_used = plan->tiles = 0;
     for (uint32_t first = 0, end; first < group->count; first = end) {
         const attn_problem_t *p = &group->problems[plan->entries[first].problem];
-        uint32_t together = attn_sm90_together(p->s_q, p->h_q / p->h_kv, tile_m, causal), count;
+        uint32_t together = attn_sm90_together(p->s_q, p->h_q / p->h_kv, tile_m), count;
         uint64_t m_blocks = ((uint64_t)p->s_q + tile_m - 1) / tile_m;
 
         end = shape_end(group, plan->entries, first, group->count);

@@ -37,24 +37,15 @@ typedef struct attn_sm90_span {
     attn_sm90_divisor_t by_section_heads, by_last_heads, by_problem_heads, by_batch_heads, by_kv_heads;
 } attn_sm90_span_t;
 
-/* Whether rows that are missing for whole tiles are missing in whole warp groups from the first tile: when causal that
- * is the shortest, and the last one would leave the fewest warp groups with the most key blocks. With two warp groups
- * it would leave one of them alone with the last key block of every tile, which costs more. */
-ATTN_SM90_BOTH bool attn_sm90_missing_at_start(uint32_t tile_m, bool causal)
-{
-    return causal && tile_m > 2 * ATTN_SM90_GROUP_ROWS;
-}
-
 /* Spans that a problem may need: of tiles that heads share, and of the others. */
 #define ATTN_SM90_SPANS_EACH 2
 
 /* Query heads, of `ratio` that have one key head, that share their last tile of tile_m rows: as many in each as can be
- * where the tiles that they need are filled evenly. s_q > 0. Not where rows are missing from the first tile instead. */
-ATTN_SM90_BOTH uint32_t attn_sm90_together(int64_t s_q, uint32_t ratio, uint32_t tile_m, bool causal)
+ * where the tiles that they need are filled evenly. s_q > 0. */
+ATTN_SM90_BOTH uint32_t attn_sm90_together(int64_t s_q, uint32_t ratio, uint32_t tile_m)
 {
     const uint32_t groups = tile_m / ATTN_SM90_GROUP_ROWS, tiles = (ratio + groups - 1) / groups;
-    const bool at_start = attn_sm90_missing_at_start(tile_m, causal) && s_q > tile_m;
-    return !at_start && (s_q - 1) % tile_m < ATTN_SM90_GROUP_ROWS ? (ratio + tiles - 1) / tiles : 1;
+    return (s_q - 1) % tile_m < ATTN_SM90_GROUP_ROWS ? (ratio + tiles - 1) / tiles : 1;
 }
 
 /* The place of tile `tile` (tile_begin <= tile) of a span: its block of rows and its head, of `heads`. */
@@ -77,13 +68,15 @@ ATTN_SM90_BOTH void attn_sm90_tile_locate(const attn_sm90_span_t *span, uint32_t
     *ret_head = head_first + rest - above * heads;
 }
 
-/* First row of tile `m_block` of the `m_blocks` of a head; negative in a first tile that lacks rows. */
+/* First row of tile `m_block` of the `m_blocks` of a head that are not shared. Of tiles of three warp groups rows that
+ * are missing for whole tiles are missing in whole warp groups from the first tile when causal, which is the shortest:
+ * its first rows are negative then. The last one would leave the fewest warp groups with the most key blocks. With two
+ * warp groups that would leave one of them alone with the last key block of every tile, which costs more. */
 ATTN_SM90_BOTH int32_t attn_sm90_tile_row(uint32_t m_block, uint32_t m_blocks, int32_t tile_m, int32_t s_q, bool causal)
 {
-    const uint32_t missing = m_blocks * (uint32_t)tile_m - (uint32_t)s_q;
-    const uint32_t shift = attn_sm90_missing_at_start((uint32_t)tile_m, causal)
-                               ? missing / ATTN_SM90_GROUP_ROWS * ATTN_SM90_GROUP_ROWS
-                               : 0;
+    const uint32_t rows = m_blocks * (uint32_t)tile_m; /* fewer than s_q where the last tile is shared */
+    const bool at_start = causal && tile_m > 2 * ATTN_SM90_GROUP_ROWS && rows > (uint32_t)s_q;
+    const uint32_t shift = at_start ? (rows - (uint32_t)s_q) / ATTN_SM90_GROUP_ROWS * ATTN_SM90_GROUP_ROWS : 0;
     return (int32_t)(m_block * (uint32_t)tile_m - shift);
 }
 

@@ -111,9 +111,10 @@ static Work work_of(const attn_config_t &config, const std::vector<attn_problem_
     for (const attn_problem_t &p : problems) {
         const int32_t s_q = static_cast<int32_t>(p.s_q), s_kv = static_cast<int32_t>(p.s_kv);
         const uint32_t m_blocks = static_cast<uint32_t>((s_q + kernel.rows - 1) / kernel.rows);
+        const bool shared = attn_sm90_together(s_q, p.h_q / p.h_kv, static_cast<uint32_t>(kernel.rows)) > 1;
         const uint64_t heads = static_cast<uint64_t>(p.batch) * p.h_q;
         for (uint32_t m = 0; m < m_blocks; ++m) {
-            const int32_t row = attn_sm90_tile_row(m, m_blocks, kernel.rows, s_q, config.causal);
+            const int32_t row = attn_sm90_tile_row(m, m_blocks - shared, kernel.rows, s_q, config.causal);
             const int64_t blocks = attn_sm90_key_blocks(row, kernel.rows, s_q, s_kv, config.causal, kernel.keys);
             work.steps += heads * static_cast<uint64_t>(blocks);
             work.longest = std::max(work.longest, blocks);

@@ -33,28 +33,33 @@ typedef struct planned {
     attn_status_t status;
 } planned_t;
 
-static void plan_of(const attn_group_t *group, planned_t *ret)
+static void plan_tiles(const attn_group_t *group, uint32_t tile_m, planned_t *ret)
 {
     memset(ret, 0, sizeof(*ret));
     ret->plan.entries = ret->entries;
     ret->plan.spans = ret->spans;
-    ret->status = attn_sm90_plan(group, 128, 128, 132, &ret->plan);
+    ret->status = attn_sm90_plan(group, tile_m, 128, 132, &ret->plan);
+}
+
+static void plan_of(const attn_group_t *group, planned_t *ret)
+{
+    plan_tiles(group, 128, ret);
 }
 
 /* Marks the rows of warp group `group` of a tile as seen, once, in units of 64 rows of a head. */
 static void see_rows(const attn_problem_t *p, const attn_sm90_span_t *span, uint32_t m, uint32_t head, bool causal,
-                     uint32_t group, unsigned char *seen)
+                     uint32_t tile_m, uint32_t group, unsigned char *seen)
 {
     uint32_t ratio = p->h_q / p->h_kv, row_units = ((uint32_t)p->s_q + 63) / 64, member;
     int32_t row;
 
     if (span->together == 1) {
-        row = attn_sm90_tile_row(m, span->m_blocks, 128, (int32_t)p->s_q, causal) + 64 * (int32_t)group;
+        row = attn_sm90_tile_row(m, span->m_blocks, (int32_t)tile_m, (int32_t)p->s_q, causal) + 64 * (int32_t)group;
     } else {
         ck_assert_uint_eq(m, 0);
         row = (int32_t)span->row_begin;
         member = head % span->kv_heads * span->together + group;
-        if (member >= ratio)
+        if (group >= span->together || member >= ratio)
             return;
         head = head / span->kv_heads * ratio + member;
     }
@@ -65,23 +70,23 @@ static void see_rows(const attn_problem_t *p, const attn_sm90_span_t *span, uint
 }
 
 /* All rows of all heads once, and lengths that never grow inside a section. */
-static void check_problem(const attn_problem_t *p, bool causal)
+static void check_problem(const attn_problem_t *p, bool causal, uint32_t tile_m)
 {
     attn_group_t g = group_of(p, 1, causal);
     planned_t made;
     uint32_t units = p->batch * p->h_q * (((uint32_t)p->s_q + 63) / 64), tiles = 0;
-    bool shared = (p->s_q - 1) % 128 < 64 && p->h_q > p->h_kv;
+    uint32_t together = attn_sm90_together(p->s_q, p->h_q / p->h_kv, tile_m);
     unsigned char *seen = calloc(units, 1);
 
-    plan_of(&g, &made);
+    plan_tiles(&g, tile_m, &made);
     ck_assert_int_eq(made.status, ATTN_OK);
-    ck_assert_uint_eq(made.plan.spans_used, 1u + (shared && p->s_q > 128));
+    ck_assert_uint_eq(made.plan.spans_used, 1u + (together > 1 && p->s_q > tile_m));
     for (uint32_t i = 0; i < made.plan.spans_used; i++) {
         const attn_sm90_span_t *span = &made.spans[i];
         uint32_t last_section = UINT32_MAX;
         int32_t last = 0;
 
-        ck_assert_uint_eq(span->together, shared && i == 0 ? 2 : 1);
+        ck_assert_uint_eq(span->together, i == 0 ? together : 1);
         ck_assert_uint_eq(span->tile_begin, tiles);
         ck_assert_uint_eq(span->problem_begin, 0);
         ck_assert_uint_eq(span->kv_heads, (p->h_q / p->h_kv + span->together - 1) / span->together);
@@ -95,10 +100,10 @@ static void check_problem(const attn_problem_t *p, bool causal)
             attn_sm90_tile_locate(span, t, causal, &m, &head);
             ck_assert_uint_lt(m, span->m_blocks);
             ck_assert_uint_lt(head, span->heads);
-            see_rows(p, span, m, head, causal, 0, seen);
-            see_rows(p, span, m, head, causal, 1, seen);
-            blocks = attn_sm90_key_blocks((int32_t)(span->row_begin + 128 * m), 128, (int32_t)p->s_q, (int32_t)p->s_kv,
-                                          causal, 128);
+            for (uint32_t group = 0; group < tile_m / 64; group++)
+                see_rows(p, span, m, head, causal, tile_m, group, seen);
+            blocks = attn_sm90_key_blocks((int32_t)(span->row_begin + tile_m * m), (int32_t)tile_m, (int32_t)p->s_q,
+                                          (int32_t)p->s_kv, causal, 128);
             ck_assert_int_ge(blocks, 1);
             section = head / span->section_heads;
             section = section < span->sections ? section : span->sections - 1;
@@ -124,8 +129,10 @@ START_TEST(every_tile_once)
             attn_problem_t p = problem(3, 6, 2, lengths[i][0], lengths[i][1]); /* three heads share: two and one */
             attn_problem_t apart = problem(3, 4, 4, lengths[i][0], lengths[i][1]);
 
-            check_problem(&p, causal);
-            check_problem(&apart, causal);
+            check_problem(&p, causal, 128);
+            check_problem(&p, causal, 192);
+            check_problem(&apart, causal, 128);
+            check_problem(&apart, causal, 192);
         }
 }
 END_TEST
@@ -190,18 +197,15 @@ END_TEST
  * head. */
 START_TEST(heads_share_last_tiles)
 {
-    ck_assert_uint_eq(attn_sm90_together(64, 4, 128, false), 2);
-    ck_assert_uint_eq(attn_sm90_together(128 * 7 + 64, 2, 128, false), 2);
-    ck_assert_uint_eq(attn_sm90_together(128 * 7 + 65, 2, 128, false), 1);
-    ck_assert_uint_eq(attn_sm90_together(128 * 7, 2, 128, false), 1);
-    ck_assert_uint_eq(attn_sm90_together(192 + 1, 4, 192, false), 2); /* two and two, not three and one */
-    ck_assert_uint_eq(attn_sm90_together(192 + 1, 2, 192, false), 2);
-    ck_assert_uint_eq(attn_sm90_together(192 + 1, 4, 192, true), 1); /* its rows are missing from the first tile */
-    ck_assert_uint_eq(attn_sm90_together(1, 8, 192, true), 3);
-    ck_assert_uint_eq(attn_sm90_together(128 + 1, 8, 128, true), 2);
-    ck_assert_uint_eq(attn_sm90_together(1, 8, 192, false), 3);
-    ck_assert_uint_eq(attn_sm90_together(65, 4, 128, false), 1);
-    ck_assert_uint_eq(attn_sm90_together(64, 1, 128, false), 1);
+    ck_assert_uint_eq(attn_sm90_together(64, 4, 128), 2);
+    ck_assert_uint_eq(attn_sm90_together(128 * 7 + 64, 2, 128), 2);
+    ck_assert_uint_eq(attn_sm90_together(128 * 7 + 65, 2, 128), 1);
+    ck_assert_uint_eq(attn_sm90_together(128 * 7, 2, 128), 1);
+    ck_assert_uint_eq(attn_sm90_together(192 + 1, 4, 192), 2); /* two and two, not three and one */
+    ck_assert_uint_eq(attn_sm90_together(192 + 1, 2, 192), 2);
+    ck_assert_uint_eq(attn_sm90_together(1, 8, 192), 3);
+    ck_assert_uint_eq(attn_sm90_together(65, 4, 128), 1);
+    ck_assert_uint_eq(attn_sm90_together(64, 1, 128), 1);
 }
 END_TEST
 
@@ -331,7 +335,8 @@ START_TEST(visible_keys)
     ck_assert_int_eq(attn_sm90_tile_row(2, 3, 192, 512, true), 320);
     ck_assert_int_eq(attn_sm90_tile_row(2, 3, 192, 513, true), 384); /* 63: less than a warp group */
     ck_assert_int_eq(attn_sm90_tile_row(0, 1, 192, 1, true), -128);
-    ck_assert_int_eq(attn_sm90_tile_row(0, 1, 128, 1, true), 0); /* not with two warp groups */
+    ck_assert_int_eq(attn_sm90_tile_row(0, 1, 192, 193, true), 0); /* the second one is shared */
+    ck_assert_int_eq(attn_sm90_tile_row(0, 1, 128, 1, true), 0);   /* not with two warp groups */
     ck_assert_int_eq(attn_sm90_tile_row(1, 2, 128, 190, true), 128);
     /* A warp group's part of a tile of 192 rows and blocks of 128 keys: its rows end at 64, 128, 192. */
     ck_assert_int_eq(attn_sm90_live_blocks(0, 64, 192, 192, true, 128), 1);
