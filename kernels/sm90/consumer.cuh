@@ -234,7 +234,7 @@ template <class T> __device__ __forceinline__ void consume(typename T::Shared &s
 #pragma unroll 1
             for (int left = static_cast<int>(uniform(static_cast<uint32_t>(tile.key_blocks))); left > live; --left) {
                 io.skip_block();
-                if (left - 1 > live) {
+                if (left - 1 > live) { // else the next block is not skipped and takes its turn itself
                     io.skip_turn();
                 }
             }

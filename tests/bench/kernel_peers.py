@@ -183,8 +183,9 @@ def main():
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--no-cudnn", action="store_true")
     parser.add_argument("--csv")
-    parser.add_argument("--odd", action="store_true", help="lengths that are no multiples of a tile instead")
-    parser.add_argument("--shares", action="store_true", help="only D = 96 and 192 beside D = 128, in turns")
+    instead = parser.add_mutually_exclusive_group()
+    instead.add_argument("--odd", action="store_true", help="lengths that are no multiples of a tile instead")
+    instead.add_argument("--shares", action="store_true", help="only D = 96 and 192 beside D = 128, in turns")
     args = parser.parse_args()
     ours = []
     for item in args.library:

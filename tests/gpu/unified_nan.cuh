@@ -14,26 +14,16 @@ static void test_nan()
         const uint16_t nan = 0x7FFF;
         const uint16_t inf = c.dtype == kF16 ? 0x7C00 : 0x7F80;
         switch (i % 6) {
-        case 0:
-            poke(x.q, 133, 1, 5, nan);
-            break;
-        case 1:
-            poke(x.k, 200, 0, 7, nan);
-            break;
-        case 2:
-            poke(x.v, 200, 0, 9, nan);
-            break;
-        case 3:
-            poke(x.v, 449, 0, 3, nan);
-            break;
+        case 0: poke(x.q, 133, 1, 5, nan); break;
+        case 1: poke(x.k, 200, 0, 7, nan); break;
+        case 2: poke(x.v, 200, 0, 9, nan); break;
+        case 3: poke(x.v, 449, 0, 3, nan); break;
         case 4:
             poke(x.v, 255, 0, 3, nan);
             poke(x.v, 300, 0, 3, nan);
             poke(x.v, 300, 0, 60, nan);
             break;
-        default:
-            poke(x.v, 310, 0, 11, inf);
-            break;
+        default: poke(x.v, 310, 0, 11, inf); break;
         }
         run_alone(x);
         if (i % 6 != 5) {
